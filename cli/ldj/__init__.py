@@ -1,0 +1,1 @@
+"""ldj: the command line of the LoRA-DPO operator."""

@@ -1,0 +1,34 @@
+"""YAML as users mean it: YAML 1.2, where `5e-6` is a number and `no` is a word.
+
+PyYAML follows YAML 1.1 and reads `learning_rate: 5e-6` as a string.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+__all__ = ["YAMLError", "dumps", "loads"]
+
+
+def loads(text: str) -> Any:
+    """Parse one YAML document.
+
+    Raises:
+        YAMLError: the text is not YAML; the message has line and column.
+    """
+    return YAML(typ="safe", pure=True).load(text)
+
+
+def dumps(value: Any) -> str:
+    """Write block-style YAML, keys in the given order."""
+    writer = YAML(typ="safe", pure=True)
+    writer.default_flow_style = False
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    writer.width = 120
+    stream = io.StringIO()
+    writer.dump(value, stream)
+    return stream.getvalue()

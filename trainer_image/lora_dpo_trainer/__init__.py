@@ -1,0 +1,1 @@
+"""The trainer: LoRA-DPO on JAX, haliax and Levanter, in three phases: prepare, train, export."""
