@@ -1,0 +1,39 @@
+# Everything a newcomer types. `make demo` and `make test` install what they need by themselves.
+.PHONY: help setup demo test test-fast lint format parity lock clean
+.DEFAULT_GOAL := help
+
+SHELL := /bin/bash
+BIN := .venv/operator/bin
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: ## virtual environments in .venv/ (operator, trainer, export)
+	@scripts/venv operator requirements/dev-operator.txt
+	@scripts/venv trainer requirements/dev-trainer.txt
+	@scripts/venv export requirements/export.txt
+
+demo: setup ## a real cluster, a real language model, one LoraDpoJob from apply to adapter
+	@$(BIN)/ldj demo $(DEMO_ARGS)
+
+test: ## every test, real cluster included
+	@"$$(scripts/find-python)" scripts/suites.py all
+
+test-fast: ## the tests that need no cluster (a few minutes)
+	@"$$(scripts/find-python)" scripts/suites.py fast
+
+lint: setup ## ruff, strict types, import rules
+	@"$$(scripts/find-python)" scripts/suites.py lint
+
+format: setup ## let ruff rewrite what it can
+	@$(BIN)/ruff check --fix --quiet . && $(BIN)/ruff format --quiet .
+
+parity: setup ## CASE=FOLDER: compare a training run with one recorded with TRL
+	@test -n "$(CASE)" || { echo "usage: make parity CASE=FOLDER   (for example CASE=tests/data/parity/llama-r8)"; exit 2; }
+	@JAX_PLATFORMS=cpu .venv/trainer/bin/python -m lora_dpo_trainer.parity "$(CASE)"
+
+lock: ## write requirements/*.txt anew
+	@scripts/lock
+
+clean: ## remove what this folder's builds left (the cache outside stays)
+	@rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
