@@ -175,7 +175,8 @@ def main(argv: list[str]) -> int:
     print("\n" + "\n".join(f"{result.step.name}: {result.summary}" for result in counted))
     failures = [result.step.name for result in runner.results if result.code != 0]
     minutes = (time.monotonic() - started) / 60
-    print(f"{'FAILED: ' + ', '.join(failures) if failures else 'all passed'} in {minutes:.1f} min (logs in build/test-logs)")
+    verdict = f"FAILED: {', '.join(failures)}" if failures else "all passed"
+    print(f"{verdict} in {minutes:.1f} min (logs in build/test-logs)")
     complete = argv[0] != "all" or any(result.step.name == "cluster" for result in runner.results)
     return 1 if failures or not complete else 0
 
