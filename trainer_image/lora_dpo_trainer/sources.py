@@ -1,0 +1,156 @@
+"""Rows as they lie in files and data sets: a stream of JSON objects, each with the place it came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import io
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, cast
+
+from lora_dpo_api.config_file import HubSource, UrlSource
+from lora_dpo_trainer import errors, storage
+
+TRAIN = "train"
+VALIDATION = "validation"
+_PARQUET_BATCH = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class RawRow:
+    """One row before validation.
+
+    Attributes:
+        where: `file:line`, or `dataset[index]`; for people to find it.
+        value: The parsed row; `None` when the line is not a JSON object.
+    """
+
+    where: str
+    value: Mapping[str, Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFile:
+    """One input, known by its content.
+
+    Attributes:
+        component: Name of the mixture's component it belongs to.
+        split: `train` or `validation`.
+        url: Its URL; for a hub data set `hf://datasets/<id>`.
+        identity: A checksum of the content, or the commit of a data set.
+    """
+
+    component: str
+    split: str
+    url: str
+    identity: str
+    hub_split: str | None = None
+
+
+def list_files(component: str, source: UrlSource | HubSource) -> tuple[DataFile, ...]:
+    """Every input of a component, globs expanded, in a stable order.
+
+    Raises:
+        DataNotFound: a URL matches nothing, or there is no such data set.
+    """
+    if isinstance(source, HubSource):
+        return (_hub_file(component, source),)
+    files = []
+    for split, urls in ((TRAIN, source.train_urls), (VALIDATION, source.validation_urls)):
+        for url in urls:
+            matches = storage.expand(url)
+            if not matches:
+                raise errors.DataNotFound(f"data.components.{component}: no file matches {url}.")
+            files += [DataFile(component, split, match, storage.identity(match)) for match in matches]
+    if not files:
+        raise errors.DataNotFound(f"data.components.{component} lists no train_urls and no validation_urls.")
+    return tuple(files)
+
+
+def read(file: DataFile) -> Iterator[RawRow]:
+    """Stream the rows of one input: jsonl, jsonl.gz, jsonl.zst, parquet, or a hub data set."""
+    if file.hub_split is not None:
+        yield from _read_hub(file)
+        return
+    with storage.open_read(file.url) as stream:
+        if file.url.endswith(".parquet"):
+            yield from _read_parquet(file.url, stream)
+        else:
+            yield from _read_lines(file.url, _decompress(file.url, stream))
+
+
+def _decompress(url: str, stream: BinaryIO) -> BinaryIO:
+    if url.endswith(".gz"):
+        return cast(BinaryIO, gzip.GzipFile(fileobj=stream))
+    if url.endswith((".zst", ".zstd")):
+        import zstandard
+
+        return cast(BinaryIO, zstandard.ZstdDecompressor().stream_reader(stream))
+    return stream
+
+
+def _read_lines(url: str, stream: BinaryIO) -> Iterator[RawRow]:
+    name = _short(url)
+    try:
+        for number, line in enumerate(io.BufferedReader(cast(Any, stream)), start=1):
+            if line.strip():
+                yield RawRow(f"{name}:{number}", _parse(line))
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise errors.DataError(f"{url} is not a complete gzip file: {error}.") from error
+
+
+def _parse(line: bytes) -> Mapping[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:  # also what is not UTF-8
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _read_parquet(url: str, stream: BinaryIO) -> Iterator[RawRow]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    name = _short(url)
+    try:
+        table = pq.ParquetFile(stream)
+    except pa.ArrowInvalid as error:
+        raise errors.DataError(f"{url} is not a parquet file: {error}.") from error
+    number = 0
+    for batch in table.iter_batches(batch_size=_PARQUET_BATCH):
+        for value in batch.to_pylist():
+            number += 1
+            yield RawRow(f"{name}:{number}", value)
+
+
+def _hub_file(component: str, source: HubSource) -> DataFile:
+    import huggingface_hub
+    from huggingface_hub import errors as hub_errors
+
+    url = f"hf://datasets/{source.id}"
+    try:
+        info = huggingface_hub.HfApi().dataset_info(source.id, revision=source.revision)
+    except (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError) as error:
+        where = f"data.components.{component}.source.id"
+        raise errors.DataNotFound(
+            f"{where}: no data set {source.id} at revision {source.revision or 'main'}.",
+            hint="Check the id; a private or gated data set needs HF_TOKEN with access to it.",
+        ) from error
+    except (hub_errors.HfHubHTTPError, OSError) as error:
+        raise errors.Unreachable(f"The hub did not answer for data set {source.id}: {type(error).__name__}.") from error
+    return DataFile(component, TRAIN, url, f"{source.split}@{info.sha}", hub_split=source.split)
+
+
+def _read_hub(file: DataFile) -> Iterator[RawRow]:
+    import datasets  # type: ignore[import-untyped]
+
+    name = file.url.removeprefix("hf://datasets/")
+    revision = file.identity.rsplit("@", 1)[-1]
+    rows = datasets.load_dataset(name, split=file.hub_split, revision=revision, streaming=True)
+    for index, value in enumerate(rows):
+        yield RawRow(f"{name}[{index}]", value)
+
+
+def _short(url: str) -> str:
+    return url.rstrip("/").rsplit("/", 1)[-1]
