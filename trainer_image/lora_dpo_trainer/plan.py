@@ -1,0 +1,84 @@
+"""Arithmetic that needs no accelerator: how many steps, and whether the adapter's rank fits the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from lora_dpo_api.config_file import LoraConfig, RunConfig
+from lora_dpo_trainer import errors
+
+
+def total_steps(run: RunConfig, train_pairs: int) -> int:
+    """Steps of the whole run: `num_train_steps`, or whole batches of `num_epochs` (default 1).
+
+    Raises:
+        NotEnoughPairs: there is less than one batch.
+    """
+    if train_pairs == 0:
+        raise errors.NotEnoughPairs("No training pair is left.")
+    if train_pairs < run.train_batch_size:
+        raise errors.NotEnoughPairs(
+            f"There are {train_pairs} training pairs, fewer than trainer.train_batch_size {run.train_batch_size}."
+        )
+    if run.num_train_steps is not None:
+        return run.num_train_steps
+    epochs = 1.0 if run.num_epochs is None else run.num_epochs
+    return max(1, int(epochs * train_pairs / run.train_batch_size + 1e-9))
+
+
+def check_rank(lora: LoraConfig, model: Mapping[str, Any]) -> None:
+    """Refuse a rank above the smallest dimension of a layer that it applies to.
+
+    Args:
+        lora: The adapter's settings.
+        model: The model's `config.json`; what it does not say is not checked.
+
+    Raises:
+        ConfigError: naming the layer and its dimensions.
+    """
+    for name, (inputs, outputs) in _linear_layers(model).items():
+        if not _targeted(lora, name):
+            continue
+        rank = lora.rank_pattern.get(name, lora.r)
+        if rank > min(inputs, outputs):
+            raise errors.ConfigError(
+                f"lora.r is {rank}, above the smallest dimension of {name} ({inputs} x {outputs}).",
+                hint=f"Set lora.r to at most {min(inputs, outputs)}, or leave {name} out of lora.target_modules.",
+            )
+
+
+def _targeted(lora: LoraConfig, name: str) -> bool:
+    if name in lora.exclude_modules:
+        return False
+    match lora.target_modules:
+        case None:
+            return True
+        case str() as pattern:
+            # A pattern may be about the whole path; the layer's own name is all that is known here.
+            return re.search(pattern, f"model.layers.0.{_parent(name)}.{name}") is not None
+        case names:
+            return name in names
+
+
+def _parent(name: str) -> str:
+    return "mlp" if name in ("gate_proj", "up_proj", "down_proj") else "self_attn"
+
+
+def _linear_layers(model: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Name → (inputs, outputs), for the layers of the Llama family's naming."""
+    hidden, heads, inner = (model.get(key) for key in ("hidden_size", "num_attention_heads", "intermediate_size"))
+    if not (isinstance(hidden, int) and isinstance(heads, int) and heads > 0):
+        return {}
+    head = model.get("head_dim") or hidden // heads
+    query, value = heads * head, (model.get("num_key_value_heads") or heads) * head
+    layers = {
+        "q_proj": (hidden, query),
+        "k_proj": (hidden, value),
+        "v_proj": (hidden, value),
+        "o_proj": (query, hidden),
+    }
+    if isinstance(inner, int):
+        layers |= {"gate_proj": (hidden, inner), "up_proj": (hidden, inner), "down_proj": (inner, hidden)}
+    return layers

@@ -1,0 +1,86 @@
+"""The first phase: everything that can be known before an accelerator is held.
+
+It proves that the bucket can be written, that the model is there and the adapter fits it, reads and checks every row,
+tokenises what is not in the cache yet, and claims `output.path` for this run.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from lora_dpo_api.config_file import TrainerConfig
+from lora_dpo_api.protocol import Advice, ExitCode, Phase, PreparedReport, TerminationReport
+from lora_dpo_trainer import dataset, identity, plan, prepared, pretrained, storage
+
+_log = logging.getLogger(__name__)
+
+
+def run(config: TrainerConfig) -> TerminationReport:
+    """Prepare a run; does nothing new where its output exists already.
+
+    Raises:
+        TrainerError: whatever would make training fail; see `errors`.
+    """
+    for path in dict.fromkeys((config.output.path, config.cache_path)):
+        storage.probe(path)
+    base = pretrained.Pretrained(config.initialize_from_hf, config.revision)
+    plan.check_rank(config.lora, base.config())
+    base.require_weights()
+    data = dataset.plan(config)
+    manifest = prepared.find(config.cache_path, data.digest)
+    if manifest is None:
+        manifest = dataset.build(data, config.cache_path)
+    else:
+        _log.info("The rows are prepared already: %s", prepared.folder(config.cache_path, data.digest))
+    report = _report(config, manifest)
+    owner = identity.of(config, data=data.digest, base=base.digest(), total_steps=report.total_steps)
+    resumes = identity.claim(config, owner)
+    _print(report, manifest, owner, resumes=resumes)
+    return TerminationReport(
+        phase=Phase.PREPARE,
+        exit_code=ExitCode.DONE,
+        reason="Prepared",
+        message=f"{report.train_pairs} training and {report.validation_pairs} validation pairs are ready.",
+        prepared=report,
+        advice=_advice(config, manifest),
+    )
+
+
+def _report(config: TrainerConfig, manifest: prepared.Manifest) -> PreparedReport:
+    found = manifest.report
+    steps = plan.total_steps(config.trainer, int(found["train_pairs"]))
+    return PreparedReport(
+        digest=manifest.digest,
+        train_pairs=found["train_pairs"],
+        validation_pairs=found["validation_pairs"],
+        dropped_pairs=found["dropped_pairs"],
+        total_steps=steps,
+        tokens=found["tokens"],
+        longest_pair=found["longest_pair"],
+    )
+
+
+def _advice(config: TrainerConfig, manifest: prepared.Manifest) -> list[Advice]:
+    advice = [Advice(code="RowsLeftOut", message=note[:1024]) for note in manifest.report["notes"]]
+    wants_validation = config.validation_split_fraction > 0
+    if wants_validation and manifest.report["validation_pairs"] == 0:
+        advice.append(
+            Advice(
+                code="NoValidation",
+                message="validation_split_fraction holds out no pair of so few: raise it, or give validation_urls.",
+            )
+        )
+    return advice[:8]
+
+
+def _print(report: PreparedReport, manifest: prepared.Manifest, owner: identity.RunIdentity, *, resumes: bool) -> None:
+    _log.info("Run %s (%s)", owner.run_id, "goes on" if resumes else "new")
+    _log.info(
+        "Pairs: %d training, %d validation, %d left out", report.train_pairs, report.validation_pairs,
+        report.dropped_pairs,
+    )  # fmt: skip
+    for note in manifest.report["notes"]:
+        _log.info("  %s", note)
+    _log.info("Tokens: %d in training (shared prompts once), longest side %d", report.tokens, report.longest_pair)
+    _log.info("Steps: %d", report.total_steps)
+    _log.info("Prepared: %s", report.digest)
