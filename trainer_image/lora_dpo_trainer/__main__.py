@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
     for noisy in ("httpx", "jax", "absl", "levanter", "fsspec", "gcsfs", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Levanter needs tokenizers and configurations of transformers, never its torch models.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     words = list(sys.argv[1:] if arguments is None else arguments)
     options, overrides = _parser().parse_known_args(words)
     if options.phase is None:
@@ -58,8 +61,8 @@ def _run_all(config_path: str, words: Sequence[str], overrides: Sequence[str]) -
     """Run the phases one after another and leave with the first code that is not 0."""
     try:
         settings.load(config_path, overrides)
-    except errors.TrainerError:
-        exits.run_phase(Phase.PREPARE, lambda: _raise(error))
+    except errors.TrainerError as error:
+        exits.fail(error, Phase.PREPARE)
     for phase in Phase:
         process = subprocess.Popen([sys.executable, "-m", "lora_dpo_trainer", *words, "--phase", phase.value])
 
@@ -75,10 +78,6 @@ def _run_all(config_path: str, words: Sequence[str], overrides: Sequence[str]) -
         if code != ExitCode.DONE:
             exits.leave(code if code > 0 else 128 - code)
     exits.leave(ExitCode.DONE)
-
-
-def _raise(error: errors.TrainerError) -> TerminationReport:
-    raise error
 
 
 if __name__ == "__main__":

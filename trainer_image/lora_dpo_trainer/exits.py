@@ -33,14 +33,20 @@ def run_phase(phase: Phase, body: Callable[[], TerminationReport]) -> NoReturn:
     try:
         report = body()
     except errors.TrainerError as error:
-        report = report_of(error, phase)
-        _log.log(logging.INFO if report.exit_code == ExitCode.PREEMPTED else logging.ERROR, "%s", _sentence(report))
+        fail(error, phase)
     except KeyboardInterrupt:
-        report = report_of(errors.Preempted("interrupted from the keyboard"), phase)
+        fail(errors.Preempted("Interrupted from the keyboard."), phase)
     except Exception as error:  # the process boundary: whatever is left is our bug, and the code must say so
         traceback.print_exc()
-        kind = type(error).__name__
-        report = report_of(errors.InternalError(f"{kind}: {str(error)[:600] or 'no message'}"), phase)
+        fail(errors.InternalError(f"{type(error).__name__}: {str(error)[:600] or 'no message'}"), phase)
+    write_report(report)
+    leave(report.exit_code)
+
+
+def fail(error: errors.TrainerError, phase: Phase) -> NoReturn:
+    """Say in one sentence why a phase ends, and leave the process with the error's exit code."""
+    report = report_of(error, phase)
+    _log.log(logging.INFO if report.exit_code == ExitCode.PREEMPTED else logging.ERROR, "%s", _sentence(report))
     write_report(report)
     leave(report.exit_code)
 
