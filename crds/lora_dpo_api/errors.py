@@ -12,6 +12,7 @@ Both carry one `Problem` for each wrong field, so that a user can mend all of th
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +28,33 @@ ABSENT = object()
 _SHOWN = 80
 _SECRETIVE = ("env", "envFrom", "env_from")
 """Fields whose values may be credentials, and are never repeated."""
+
+
+_SYNONYMS = {
+    "rank": "r",
+    "loraalpha": "alpha",
+    "epochs": "num_epochs",
+    "maxsteps": "num_train_steps",
+    "steps": "num_train_steps",
+}
+"""What other trainers call these fields."""
+
+_EXPECTED = {
+    "model_type": "must hold fields",
+    "dict_type": "must hold keys and values",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+}
+"""Pydantic's complaints about types, for people who write YAML."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +104,11 @@ def shown(value: object) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that was probably meant."""
-    folded = {key.replace("_", "").lower(): key for key in known}
-    found = difflib.get_close_matches(word.replace("_", "").replace("-", "").lower(), folded, n=1, cutoff=0.6)
-    return folded[found[0]] if found else None
+    folded = {_folded(key): key for key in known}
+    initials = {"".join(part[0] for part in re.split(r"_|(?=[A-Z])", key) if part).lower(): key for key in known}
+    wanted = _folded(_SYNONYMS.get(_folded(word), word))
+    found = difflib.get_close_matches(wanted, folded, n=1, cutoff=0.6)
+    return folded[found[0]] if found else initials.get(wanted)
 
 
 def problems_of(error: ValidationError, model: type[BaseModel], data: object, prefix: str = "") -> tuple[Problem, ...]:
@@ -106,6 +136,10 @@ def join(parts: Sequence[str]) -> str:
     for part in parts:
         path += f"[{part}]" if part.isdigit() and path else f".{part}" if path else part
     return path
+
+
+def _folded(key: str) -> str:
+    return key.replace("_", "").replace("-", "").lower()
 
 
 def _secretive(path: str) -> bool:
@@ -152,9 +186,13 @@ def _problem(detail: ErrorDetails, path: str, model: type[BaseModel] | None, key
         case "string_pattern_mismatch":
             return Problem(path, f"has the wrong form; it must match {context['pattern']}", value=value)
         case "union_tag_invalid" | "union_tag_not_found":
-            return Problem(path, "needs a type", tuple(str(context.get("expected_tags", "url, hf")).split(", ")))
+            return Problem(
+                path, "needs a type", tuple(str(context.get("expected_tags", "url, hf")).replace("'", "").split(", "))
+            )
         case "value_error":
             return Problem(path, str(context["error"]))
+        case _ if kind in _EXPECTED:
+            return Problem(path, _EXPECTED[kind], value=value)
         case _:
             return Problem(path, detail["msg"][:1].lower() + detail["msg"][1:], value=value)
 

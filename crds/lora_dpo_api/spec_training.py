@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lora_dpo_api.config_file import AInit, LossType, SliceStrategy
+from lora_dpo_api.config_models import AInit, LossType, SliceStrategy
 from lora_dpo_api.wire import ComponentName, FieldName, Location, ModuleName, Wire
 
 MpPolicy = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z0-9=,]+$")]
