@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run_all(config_path: str, words: Sequence[str], overrides: Sequence[str]) -> None:
     """Run the phases one after another and leave with the first code that is not 0."""
     try:
-        settings.load(config_path, overrides)
+        settings.load(config_path, overrides, say_notices=False)
     except errors.TrainerError as error:
         exits.fail(error, Phase.PREPARE)
     for phase in Phase:

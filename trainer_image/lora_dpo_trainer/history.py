@@ -1,0 +1,63 @@
+"""`metrics.jsonl` in the output: one line a logged step, whole again after a resume.
+
+A local file is appended to. Object stores cannot append, so there the lines so far are kept in memory (some 300 bytes
+a step) and the object is replaced, at most every half minute and whenever a checkpoint is made.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+
+from lora_dpo_trainer import storage
+
+METRICS_FILE = "metrics.jsonl"
+_REWRITE_SECONDS = 30.0
+
+
+class History:
+    """Writes the metrics of a run.
+
+    Args:
+        output_path: URL of the output.
+        resumed_from: Steps that are complete already; lines of later ones are dropped, for they will be redone.
+    """
+
+    def __init__(self, output_path: str, *, resumed_from: int = 0) -> None:
+        self._url = storage.join(output_path, METRICS_FILE)
+        self._lines = _kept(self._url, resumed_from)
+        self._written = time.monotonic()
+        self._dirty = False
+        storage.write_bytes(self._url, b"".join(self._lines))
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Append the values of a step; NaN and infinities become null."""
+        cleaned = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        line = json.dumps({"step": step, **cleaned}).encode() + b"\n"
+        if storage.is_local(self._url):
+            storage.append_local(storage.local_path(self._url), line)
+            return
+        self._lines.append(line)
+        self._dirty = True
+        if time.monotonic() - self._written > _REWRITE_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Make every line so far visible."""
+        if self._dirty:
+            storage.write_bytes(self._url, b"".join(self._lines))
+            self._written = time.monotonic()
+            self._dirty = False
+
+
+def _kept(url: str, resumed_from: int) -> list[bytes]:
+    if resumed_from == 0:
+        return []
+    try:
+        lines = storage.read_bytes(url).splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    # A last line without its end was cut by a crash.
+    return [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= resumed_from]
