@@ -17,7 +17,7 @@ MAX_LEARNING_RATE = 5e-5
 class Section(BaseModel):
     """Base of every part of the file: frozen, strict about unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class UrlSource(Section):

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-PATTERN = r"^(?:[1-9][0-9]{0,5}d)?(?:[0-9]{1,6}h)?(?:[0-9]{1,6}m)?(?:[0-9]{1,6}s)?$"
-"""Days, hours, minutes and seconds, in that order; at least one of them (held by the length)."""
+PATTERN = r"^([1-9][0-9]{0,4}d)?([1-9][0-9]{0,4}h)?([1-9][0-9]{0,5}m)?([1-9][0-9]{0,6}s)?$"
+"""Days, hours, minutes and seconds, in that order; at least one of them (held by the length), none of them zero."""
 
 Duration = Annotated[str, Field(pattern=PATTERN, min_length=2, max_length=16)]
 """The wire form; `seconds` gives its value."""

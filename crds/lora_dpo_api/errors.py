@@ -25,6 +25,9 @@ from pydantic_core import ErrorDetails
 ABSENT = object()
 """The value of a problem with a field that is not there."""
 
+RULE = "rule"
+"""Type of a complaint that a model's own rules make; its context holds pairs of field and message."""
+
 _SHOWN = 80
 _SECRETIVE = ("env", "envFrom", "env_from")
 """Fields whose values may be credentials, and are never repeated."""
@@ -124,6 +127,11 @@ def problems_of(error: ValidationError, model: type[BaseModel], data: object, pr
     for detail in error.errors(include_url=False):
         location = _location(detail, data)
         path = join([prefix, *map(str, location)] if prefix else [str(part) for part in location])
+        if detail["type"] == RULE:
+            found += [
+                Problem(join([path, field]) if field else path, text) for field, text in detail["ctx"]["problems"]
+            ]
+            continue
         problem = _problem(detail, path, _model_at(model, location[:-1]), str(location[-1]) if location else "")
         if all(problem.path != other.path for other in found):
             found.append(problem)

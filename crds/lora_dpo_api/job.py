@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from lora_dpo_api.config_models import MAX_LEARNING_RATE
+from lora_dpo_api.errors import SpecError, parse
 from lora_dpo_api.spec_running import (
     Cache,
     Cpu,
@@ -23,11 +27,28 @@ from lora_dpo_api.spec_running import (
 )
 from lora_dpo_api.spec_training import Adapter, Data, Eval, Lora, Loss, Optimizer, Reference, Tracking, Trainer
 from lora_dpo_api.status import LoraDpoJobStatus
-from lora_dpo_api.wire import API_VERSION, KIND, Location, Wire
+from lora_dpo_api.wire import API_VERSION, DNS_LABEL, KIND, NAME_LIMIT, Location, Rule, Ruled, Wire
 
 
 class LoraDpoJobSpec(Wire):
     """What to train, on what, and where the result goes."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="has(self.tpu) != has(self.cpu)",
+            message="set exactly one of tpu (the slice to train on) and cpu (to try things out)",
+            path=".tpu",
+            holds=lambda self: (self.tpu is None) != (self.cpu is None),
+        ),
+        Rule(
+            cel="!has(self.optimizer) || !has(self.optimizer.learningRate) || self.optimizer.learningRate <= 0.00005 || "
+            "(has(self.guidance) && self.guidance == 'ignore')",
+            message="above 5e-5 LoRA-DPO diverges: start at 5e-6 and stay between 5e-7 and 1e-5 "
+            "(guidance: ignore lifts this limit)",
+            path=".optimizer.learningRate",
+            holds=lambda self: self.optimizer.learning_rate <= MAX_LEARNING_RATE or self.guidance is Guidance.IGNORE,
+        ),
+    )
 
     initialize_from_hf: Location
     """Base model, which is the reference too: a hub id, gs://…, s3://…, or a path on a mounted volume."""
@@ -99,8 +120,19 @@ class Metadata(BaseModel):
     annotations: dict[str, str] = {}
 
 
-class LoraDpoJob(BaseModel):
+class LoraDpoJob(Ruled):
     """A LoraDpoJob as the API server holds it."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=f"size(self.metadata.name) <= {NAME_LIMIT} && self.metadata.name.matches(r'{DNS_LABEL}')",
+            message=f"metadata.name must have at most {NAME_LIMIT} lowercase letters, digits and dashes, and begin "
+            "with a letter: it becomes part of host names",
+            holds=lambda self: (
+                len(self.metadata.name) <= NAME_LIMIT and re.fullmatch(DNS_LABEL, self.metadata.name) is not None
+            ),
+        ),
+    )
 
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid", use_attribute_docstrings=True
@@ -111,6 +143,22 @@ class LoraDpoJob(BaseModel):
     metadata: Metadata
     spec: LoraDpoJobSpec
     status: LoraDpoJobStatus = LoraDpoJobStatus()
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any]) -> LoraDpoJob:
+        """Read what the API server or a user's file holds.
+
+        A status that this version cannot read (another version wrote it) counts as none: it is derived anew.
+
+        Raises:
+            SpecError: with a problem for each wrong field.
+        """
+        job = parse(cls, {key: value for key, value in body.items() if key != "status"}, SpecError)
+        try:
+            status = LoraDpoJobStatus.model_validate(body.get("status") or {})
+        except ValidationError:
+            return job
+        return job.model_copy(update={"status": status})
 
     @property
     def run_id(self) -> str:

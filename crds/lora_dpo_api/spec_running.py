@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import enum
-from typing import Annotated, Literal
+import re
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from lora_dpo_api.durations import Duration
-from lora_dpo_api.wire import KubernetesObject, Location, ObjectName, StringMap, Wire
+from lora_dpo_api.wire import STORAGE, KubernetesObject, Location, ObjectName, Rule, StringMap, Wire
 
 HardwareName = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9-]+$")]
 Topology = Annotated[str, Field(min_length=3, max_length=15, pattern=r"^[0-9]{1,3}(x[0-9]{1,3}){1,2}$")]
+
+
+STORAGE_MESSAGE = (
+    "must be a folder in a bucket (gs://bucket/folder, s3://bucket/folder) or an absolute path on a mounted volume"
+)
 
 
 class OnExisting(enum.StrEnum):
@@ -50,6 +56,15 @@ class CheckpointOutput(Wire):
 class Output(Wire):
     """Where results go."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=f"self.path.matches(r'{STORAGE}')",
+            message=STORAGE_MESSAGE,
+            path=".path",
+            holds=lambda self: re.fullmatch(STORAGE, self.path) is not None,
+        ),
+    )
+
     path: Location
     """gs://, s3:// or a path on a mounted PersistentVolumeClaim."""
     on_existing: OnExisting = OnExisting.RESUME
@@ -65,6 +80,15 @@ class Output(Wire):
 
 class Cache(Wire):
     """Prepared rows, reference log-probabilities and compiled steps; shared by the jobs of a sweep."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=f"!has(self.path) || self.path.matches(r'{STORAGE}')",
+            message=STORAGE_MESSAGE,
+            path=".path",
+            holds=lambda self: self.path is None or re.fullmatch(STORAGE, self.path) is not None,
+        ),
+    )
 
     path: Location | None = None
     """gs://, s3:// or a path on a mounted PersistentVolumeClaim. Default: the folder cache of `output.path`."""
@@ -91,6 +115,21 @@ class CapacityType(enum.StrEnum):
 class Capacity(Wire):
     """What kind of capacity to ask GKE for."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="(self.type == 'reservation') == has(self.reservation)",
+            message="type: reservation needs the name of a reservation, and no other type takes one",
+            path=".reservation",
+            holds=lambda self: (self.type is CapacityType.RESERVATION) == (self.reservation is not None),
+        ),
+        Rule(
+            cel="!has(self.reservationProject) || self.type == 'reservation'",
+            message="belongs to type: reservation",
+            path=".reservationProject",
+            holds=lambda self: self.reservation_project is None or self.type is CapacityType.RESERVATION,
+        ),
+    )
+
     type: CapacityType
     """on-demand, spot, reservation, flex-start, or queued (flex-start with queued provisioning)."""
     reservation: Annotated[str, Field(min_length=1, max_length=253)] | None = None
@@ -101,6 +140,28 @@ class Capacity(Wire):
 
 class Tpu(Wire):
     """The TPU slice: `machineType` with `topology`, or `acceleratorType`."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.acceleratorType) || (!has(self.machineType) && !has(self.topology))",
+            message="acceleratorType excludes machineType and topology; set it alone (v6e-8), or machineType "
+            "with topology",
+            path=".acceleratorType",
+            holds=lambda self: self.accelerator_type is None or (self.machine_type is None and self.topology is None),
+        ),
+        Rule(
+            cel="has(self.acceleratorType) || has(self.machineType) || has(self.topology)",
+            message="set machineType with topology (ct5p-hightpu-4t with 2x2x1), or acceleratorType (v5p-8)",
+            holds=lambda self: bool(self.accelerator_type or self.machine_type or self.topology),
+        ),
+        Rule(
+            cel="!has(self.topology) || has(self.machineType) || has(self.acceleratorType)",
+            message="topology needs machineType, for it does not say which machines: 2x4 is one host of "
+            "ct6e-standard-8t (ct5lp-hightpu-8t on v5e), or two hosts of ct6e-standard-4t (ct5lp-hightpu-4t)",
+            path=".topology",
+            holds=lambda self: self.topology is None or bool(self.machine_type or self.accelerator_type),
+        ),
+    )
 
     machine_type: HardwareName | None = None
     """GKE machine type of a host, such as ct5p-hightpu-4t."""

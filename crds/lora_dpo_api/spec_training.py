@@ -6,14 +6,16 @@ The names are the LoRA-DPO guide's, in camelCase.
 from __future__ import annotations
 
 import enum
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from lora_dpo_api.config_models import AInit, LossType, SliceStrategy
-from lora_dpo_api.wire import ComponentName, FieldName, Location, ModuleName, Wire
+from lora_dpo_api.wire import ComponentName, FieldName, Location, ModuleName, Rule, Url, Wire
 
-MpPolicy = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z0-9=,]+$")]
+Weight = Annotated[float, Field(ge=0, le=1e9)]
+_DTYPE = r"((p|c|o|params|compute|output)=)?(float32|f32|full|bfloat16|bf16|float16|f16|half)"
+MpPolicy = Annotated[str, Field(min_length=1, max_length=64, pattern=rf"^{_DTYPE}(,{_DTYPE}){{0,2}}$")]
 Rank = Annotated[int, Field(ge=1, le=4096)]
 Alpha = Annotated[float, Field(gt=0, le=65_536)]
 
@@ -30,11 +32,42 @@ class SourceType(enum.StrEnum):
 class Source(Wire):
     """Where the rows of a component come from: `type: url` with `trainUrls`, or `type: hf` with `id`."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.type != 'url' || (has(self.trainUrls) && size(self.trainUrls) > 0)",
+            message="type: url needs trainUrls, at least one URL or absolute path",
+            path=".trainUrls",
+            holds=lambda self: self.type is not SourceType.URL or bool(self.train_urls),
+        ),
+        Rule(
+            cel="self.type != 'url' || (!has(self.id) && !has(self.split) && !has(self.revision))",
+            message="id, split and revision belong to type: hf; with type: url only trainUrls and validationUrls",
+            path=".type",
+            holds=lambda self: (
+                self.type is not SourceType.URL or (self.id is None and self.split is None and self.revision is None)
+            ),
+        ),
+        Rule(
+            cel="self.type != 'hf' || has(self.id)",
+            message="type: hf needs id, such as trl-lib/ultrafeedback_binarized",
+            path=".id",
+            holds=lambda self: self.type is not SourceType.HF or self.id is not None,
+        ),
+        Rule(
+            cel="self.type != 'hf' || (!has(self.trainUrls) && !has(self.validationUrls))",
+            message="trainUrls and validationUrls belong to type: url; with type: hf only id, split and revision",
+            path=".type",
+            holds=lambda self: (
+                self.type is not SourceType.HF or not self.model_fields_set & {"train_urls", "validation_urls"}
+            ),
+        ),
+    )
+
     type: SourceType
     """`url` for files, `hf` for a data set of the Hugging Face hub."""
-    train_urls: Annotated[tuple[Location, ...], Field(max_length=256)] = ()
+    train_urls: Annotated[tuple[Url, ...], Field(max_length=256)] = ()
     """Files with training pairs (jsonl, jsonl.gz, parquet); globs allowed. Only with `type: url`."""
-    validation_urls: Annotated[tuple[Location, ...], Field(max_length=256)] = ()
+    validation_urls: Annotated[tuple[Url, ...], Field(max_length=256)] = ()
     """Files with held-out pairs. Only with `type: url`."""
     id: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """Data set on the hub, such as `trl-lib/ultrafeedback_binarized`. Only with `type: hf`."""
@@ -82,18 +115,42 @@ class Component(Wire):
 class Data(Wire):
     """The preference data."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.trainWeights) || self.trainWeights.all(name, name in self.components)",
+            message="trainWeights may only name components of spec.data.components",
+            path=".trainWeights",
+            holds=lambda self: self.train_weights is None or set(self.train_weights) <= set(self.components),
+        ),
+        Rule(
+            cel="!has(self.trainWeights) || self.trainWeights.exists(name, self.trainWeights[name] > 0.0)",
+            message="at least one weight must be above 0",
+            path=".trainWeights",
+            holds=lambda self: self.train_weights is None or any(w > 0 for w in self.train_weights.values()),
+        ),
+    )
+
     tokenizer: Location | None = None
     """Hub id or location of the tokenizer. Default: the model's."""
     shuffle: bool = True
     """Shuffle the training pairs anew for each epoch, from `trainer.seed`."""
     components: Annotated[dict[ComponentName, Component], Field(min_length=1, max_length=32)]
     """Data sets by name; at least one, at most 32."""
-    train_weights: Annotated[dict[ComponentName, float], Field(max_length=32)] | None = None
+    train_weights: Annotated[dict[ComponentName, Weight], Field(max_length=32)] | None = None
     """Share of each component in the mixture. Default: by number of pairs."""
 
 
 class Trainer(Wire):
     """How long and in which steps to train."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.numTrainSteps) || !has(self.numEpochs)",
+            message="numTrainSteps and numEpochs exclude each other; set one, or neither for one epoch",
+            path=".numEpochs",
+            holds=lambda self: self.num_train_steps is None or self.num_epochs is None,
+        ),
+    )
 
     num_train_steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     """Optimizer steps. Not together with `numEpochs`."""
@@ -110,6 +167,15 @@ class Trainer(Wire):
 
 class Optimizer(Wire):
     """AdamW over the adapter."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.warmupRatio) || !has(self.warmupSteps)",
+            message="warmupRatio and warmupSteps exclude each other; set one, or neither for a ratio of 0.1",
+            path=".warmupSteps",
+            holds=lambda self: self.warmup_ratio is None or self.warmup_steps is None,
+        ),
+    )
 
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-6
     """Peak learning rate. Default: 5e-6; never above 5e-5 for LoRA-DPO, unless `guidance: ignore`."""
@@ -135,6 +201,25 @@ class Optimizer(Wire):
 
 class Lora(Wire):
     """The adapter: W + scale · B·A on the chosen linear layers, with scale alpha/r (or alpha/√r)."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.targetModules) || !has(self.targetModulesRegex)",
+            message="targetModules and targetModulesRegex exclude each other; set one, or neither for all linear "
+            "layers",
+            path=".targetModulesRegex",
+            holds=lambda self: self.target_modules is None or self.target_modules_regex is None,
+        ),
+        Rule(
+            cel="!has(self.aInitMode) || self.aInitMode != 'zero' || !has(self.zeroInitB) || !self.zeroInitB",
+            message="aInitMode: zero with zeroInitB: true would start both factors at zero, and nothing would ever be "
+            "learned; leave one of them out",
+            path=".aInitMode",
+            holds=lambda self: (
+                self.a_init_mode is not AInit.ZERO or not ("zero_init_b" in self.model_fields_set and self.zero_init_b)
+            ),
+        ),
+    )
 
     r: Rank = 64
     """Rank. Default: 64. The guide: 16-64 below 5,000 pairs, 64-128 up to 50,000, 128-256 above."""

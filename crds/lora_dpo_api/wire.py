@@ -6,10 +6,15 @@ whose rules could get too dear, and a bounded object cannot fill etcd.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+from lora_dpo_api.errors import RULE
 
 GROUP = "training.loradpo.dev"
 VERSION = "v1alpha1"
@@ -43,6 +48,12 @@ FieldName = Annotated[str, Field(min_length=1, max_length=128)]
 ModuleName = Annotated[str, Field(min_length=1, max_length=128)]
 """Name of a module of the model, or a regular expression over them."""
 
+Url = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^([a-z][a-z0-9+.-]*://|/).+")]
+"""A URL with its scheme, or an absolute path; globs allowed."""
+
+STORAGE = r"^((gs|s3)://[a-z0-9][-a-z0-9._]*[a-z0-9]/.+|/.+)$"
+"""Where results may go: a folder in a bucket, or a path on a mounted volume."""
+
 ComponentName = Annotated[str, Field(min_length=1, max_length=64)]
 MetadataKey = Annotated[str, Field(min_length=1, max_length=317)]
 MetadataValue = Annotated[str, Field(max_length=1024)]
@@ -53,7 +64,38 @@ KubernetesObject = Annotated[dict[str, Any], Field(json_schema_extra={"x-kuberne
 """A Kubernetes type that passes through unread; the API server checks it when the pods are built."""
 
 
-class Wire(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule about several fields of an object, said once for the API server and once for this program.
+
+    Attributes:
+        cel: the rule as a CEL expression over `self`.
+        message: what is allowed, for the user.
+        path: the field that the message is about, such as `.topology`; empty for the object itself.
+        holds: the same rule in Python; absent for rules about a change, which only the API server can see.
+    """
+
+    cel: str
+    message: str
+    path: str = ""
+    holds: Callable[[Any], bool] | None = None
+
+
+class Ruled(BaseModel):
+    """A model with rules about several of its fields."""
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _follow_rules(self) -> Self:
+        broken = [rule for rule in self.rules if rule.holds is not None and not rule.holds(self)]
+        if broken:
+            problems = tuple((rule.path.removeprefix("."), rule.message) for rule in broken)
+            raise PydanticCustomError(RULE, "breaks a rule", {"problems": problems})
+        return self
+
+
+class Wire(Ruled):
     """Base of the spec's models: camelCase on the wire, frozen, strict about unknown fields.
 
     Absent means default. `None` never appears on the wire: a structural schema has no nulls.
@@ -64,6 +106,7 @@ class Wire(BaseModel):
         populate_by_name=True,
         frozen=True,
         extra="forbid",
+        allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
 
