@@ -1,0 +1,36 @@
+"""Devices and how arrays are laid over them.
+
+One data axis: rows of a batch (its groups) are split over it, and the frozen base is split over it too where that is
+asked for. The adapter and its optimizer state are small, and kept whole everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+DATA = "data"
+"""The mesh axis over which groups of a batch are split."""
+
+
+def make(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with one axis, `DATA`, over all devices (default: all that JAX sees)."""
+    return Mesh(np.asarray(jax.devices() if devices is None else devices), (DATA,))
+
+
+def data_shards(mesh: Mesh) -> int:
+    """In how many parts a batch is split."""
+    return int(mesh.shape[DATA])
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same everywhere."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_first(mesh: Mesh) -> NamedSharding:
+    """Split along the first axis."""
+    return NamedSharding(mesh, PartitionSpec(DATA))
