@@ -74,15 +74,16 @@ def place(arrays: Mapping[str, np.ndarray], like: Any) -> Any:
         key = _key(path)
         if key not in arrays:
             raise errors.OutputOccupied(f"The checkpoint has no {key}: it is of another adapter or optimizer.")
-        array = arrays[key]
-        if array.shape != np.shape(template) or array.dtype != np.asarray(template).dtype:
+        array, plain = arrays[key], _plain(template)
+        if array.shape != plain.shape or array.dtype != plain.dtype:
             raise errors.OutputOccupied(
                 f"{key} is {array.dtype}{list(array.shape)} in the checkpoint and "
-                f"{np.asarray(template).dtype}{list(np.shape(template))} here."
+                f"{plain.dtype}{list(plain.shape)} here."
             )
-        if not isinstance(template, jax.Array):
+        if not isinstance(plain, jax.Array):
             return array
-        return jax.make_array_from_callback(array.shape, template.sharding, lambda index: array[index])
+        placed = jax.make_array_from_callback(array.shape, plain.sharding, lambda index: array[index])
+        return jax.random.wrap_key_data(placed) if _is_key(template) else placed
 
     return jax.tree_util.tree_map_with_path(leaf, like)
 
@@ -207,7 +208,19 @@ def _key(path: Any) -> str:
     return str(jax.tree_util.keystr(path))
 
 
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and bool(jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+def _plain(leaf: Any) -> Any:
+    """The leaf as an array that can be stored: a random key's data, else itself."""
+    if _is_key(leaf):
+        return jax.random.key_data(leaf)
+    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+
+
 def _host_copy(leaf: Any) -> np.ndarray:
+    leaf = _plain(leaf)
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable and not leaf.is_fully_replicated:
         from jax.experimental import multihost_utils
 

@@ -165,8 +165,7 @@ class _Builder:
         chosen, rejected = fitted
         if split == sources.TRAIN:
             counts.train_pairs += 1
-            shared = prepared.shared_prefix(chosen.ids, rejected.ids)
-            counts.tokens += len(chosen.ids) + len(rejected.ids) - shared
+            counts.tokens += prepared.tokenized(0, chosen, rejected).encoded_length
         else:
             counts.validation_pairs += 1
         if not self._tally.fatal:

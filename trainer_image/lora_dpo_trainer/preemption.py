@@ -15,8 +15,8 @@ from typing import Protocol
 class Watch(Protocol):
     """Asks whether it is time to go."""
 
-    def reached(self, step: int) -> bool:
-        """Whether to stop after `step` steps; the answer is the same on every host. Ask once for each step."""
+    def reached(self) -> bool:
+        """Whether to stop now; the same on every host, each of which must ask the same number of times."""
         ...
 
 
@@ -28,7 +28,7 @@ class FlagWatch:
         signal.signal(signal.SIGTERM, self._handle)
         signal.signal(signal.SIGINT, self._handle)
 
-    def reached(self, step: int) -> bool:
+    def reached(self) -> bool:
         """Whether the signal has come."""
         return self._asked.is_set()
 
@@ -39,11 +39,15 @@ class FlagWatch:
 class SyncPointWatch:
     """For several processes under `jax.distributed`."""
 
-    def reached(self, step: int) -> bool:
-        """Whether all hosts have reached the step on which the preemption service made them agree."""
+    def __init__(self) -> None:
+        self._asked = 0
+
+    def reached(self) -> bool:
+        """Whether this is the question, counted from the start, on which the preemption service lets all agree."""
         from jax.experimental import multihost_utils
 
-        return bool(multihost_utils.reached_preemption_sync_point(step))
+        self._asked += 1
+        return bool(multihost_utils.reached_preemption_sync_point(self._asked))
 
 
 def watch(processes: int) -> Watch:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 
+from lora_dpo_api import guidance
 from lora_dpo_api.config_file import TrainerConfig
 from lora_dpo_api.protocol import Advice, ExitCode, Phase, PreparedReport, TerminationReport
 from lora_dpo_trainer import dataset, identity, plan, prepared, pretrained, storage
@@ -35,14 +36,15 @@ def run(config: TrainerConfig) -> TerminationReport:
     report = _report(config, manifest)
     owner = identity.of(config, data=data.digest, base=base.digest(), total_steps=report.total_steps)
     resumes = identity.claim(config, owner)
-    _print(report, manifest, owner, resumes=resumes)
+    advice = _advice(config, manifest)
+    _print(report, advice, owner, resumes=resumes)
     return TerminationReport(
         phase=Phase.PREPARE,
         exit_code=ExitCode.DONE,
         reason="Prepared",
         message=f"{report.train_pairs} training and {report.validation_pairs} validation pairs are ready.",
         prepared=report,
-        advice=_advice(config, manifest),
+        advice=advice,
     )
 
 
@@ -70,6 +72,9 @@ def _advice(config: TrainerConfig, manifest: prepared.Manifest) -> list[Advice]:
                 message="validation_split_fraction holds out no pair of so few: raise it, or give validation_urls.",
             )
         )
+    rank = guidance.rank_advice(config.lora.r, int(manifest.report["train_pairs"]), guidance.FILE_PATHS.r)
+    if rank is not None:
+        advice.append(Advice(code=rank.code, message=str(rank)[:1024]))
     return advice[:8]
 
 
@@ -79,8 +84,8 @@ def _print(report: PreparedReport, manifest: prepared.Manifest, owner: identity.
         "Pairs: %d training, %d validation, %d left out", report.train_pairs, report.validation_pairs,
         report.dropped_pairs,
     )  # fmt: skip
-    for note in manifest.report["notes"]:
-        _log.info("  %s", note)
+    for item in advice:
+        _log.info("  %s: %s", item.code, item.message)
     _log.info("Tokens: %d in training (shared prompts once), longest side %d", report.tokens, report.longest_pair)
     _log.info("Steps: %d", report.total_steps)
     _log.info("Prepared: %s", report.digest)

@@ -18,25 +18,13 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from lora_dpo_trainer import chat, errors, sources, storage
+from lora_dpo_trainer import chat, errors, packing, sources, storage
+from lora_dpo_trainer.pairs import TokenizedPair
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 SHARD_TOKENS = 8_000_000
 SPLITS = (sources.TRAIN, sources.VALIDATION)
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredPair:
-    """One pair out of the store.
-
-    Attributes:
-        chosen: Tokens of the preferred side.
-        rejected: Tokens of the other side.
-    """
-
-    chosen: chat.Tokens
-    rejected: chat.Tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,14 +106,15 @@ class Writer:
         return manifest
 
     def _flush(self, split: str) -> None:
-        pairs = self._open[split]
-        sides = [side for chosen, rejected, _ in pairs for side in (chosen, rejected)]
+        stored = [tokenized(index, *sides) for index, (*sides, _) in enumerate(self._open[split])]
+        columns = [(pair.chosen_ids, pair.chosen_mask, pair.rejected_ids, pair.rejected_mask) for pair in stored]
         arrays = {
-            "ids": np.concatenate([side.ids for side in sides]).astype(np.int32),
-            "mask": np.concatenate([side.mask for side in sides]).astype(np.uint8),
-            "lengths": np.array([len(side.ids) for side in sides], dtype=np.int32).reshape(-1, 2),
-            "shared": np.array([shared_prefix(chosen.ids, rejected.ids) for chosen, rejected, _ in pairs], np.int32),
-            "component": np.array([component for _, _, component in pairs], dtype=np.int32),
+            "ids": np.concatenate([part for chosen, _, rejected, _ in columns for part in (chosen, rejected)]),
+            "mask": np.concatenate([part for _, chosen, _, rejected in columns for part in (chosen, rejected)]),
+            "lengths": np.array([(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in stored], np.int32),
+            "shared": np.array([pair.shared for pair in stored], np.int32),
+            "targets": np.array([pair.targets for pair in stored], np.int32),
+            "component": np.array([component for *_, component in self._open[split]], np.int32),
         }
         name = f"{split}-{len(self._shards[split]):05d}.safetensors"
         with tempfile.TemporaryDirectory() as scratch:
@@ -144,6 +133,7 @@ class Split:
     Attributes:
         lengths: int32 [pairs, 2], tokens of chosen and rejected, prompt included.
         shared: int32 [pairs], leading tokens that both sides have in common.
+        targets: int32 [pairs, 2], predicted tokens of chosen and rejected.
         component: int32 [pairs], index of the mixture's part.
     """
 
@@ -152,8 +142,9 @@ class Split:
         self._ids = [file.get_slice("ids") for file in self._files]
         self._masks = [file.get_slice("mask") for file in self._files]
         parts = [cast(np.ndarray, file.get_tensor("lengths")) for file in self._files]
-        self.lengths = np.concatenate([np.zeros((0, 2), np.int32), *parts])
+        self.lengths = self._column("lengths", width=2)
         self.shared = self._column("shared")
+        self.targets = self._column("targets", width=2)
         self.component = self._column("component")
         self._starts = np.cumsum([0, *(len(part) for part in parts)])
         self._offsets = [np.concatenate([[0], np.cumsum(part.reshape(-1), dtype=np.int64)]) for part in parts]
@@ -161,19 +152,25 @@ class Split:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, index: int) -> StoredPair:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
-        row = 2 * (index - int(self._starts[shard]))
+    def __getitem__(self, key: int) -> TokenizedPair:
+        if not 0 <= key < len(self):
+            raise IndexError(key)
+        shard = int(np.searchsorted(self._starts, key, side="right")) - 1
+        row = 2 * (key - int(self._starts[shard]))
         begin, middle, end = (int(offset) for offset in self._offsets[shard][row : row + 3])
-        return StoredPair(self._side(shard, begin, middle), self._side(shard, middle, end))
+        return tokenized(int(key), self._side(shard, begin, middle), self._side(shard, middle, end))
+
+    def pair_lengths(self, keys: np.ndarray | None = None) -> packing.PairLengths:
+        """What packing must know, of all pairs or of those with `keys` in their order."""
+        chosen = slice(None) if keys is None else keys
+        return packing.PairLengths.make(self.lengths[chosen], self.shared[chosen], self.targets[chosen])
 
     def _side(self, shard: int, begin: int, end: int) -> chat.Tokens:
-        return chat.Tokens(self._ids[shard][begin:end], self._masks[shard][begin:end].astype(np.bool_))
+        return chat.Tokens(self._ids[shard][begin:end], self._masks[shard][begin:end])
 
-    def _column(self, name: str) -> np.ndarray:
-        return np.concatenate([np.zeros(0, np.int32), *(file.get_tensor(name) for file in self._files)])
+    def _column(self, name: str, *, width: int | None = None) -> np.ndarray:
+        empty = np.zeros((0,) if width is None else (0, width), np.int32)
+        return np.concatenate([empty, *(file.get_tensor(name) for file in self._files)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,11 +195,9 @@ def load(cache_path: str, digest: str) -> Prepared:
     return Prepared(manifest, opened[sources.TRAIN], opened[sources.VALIDATION])
 
 
-def shared_prefix(first: np.ndarray, second: np.ndarray) -> int:
-    """Number of leading tokens that two sequences have in common."""
-    length = min(len(first), len(second))
-    different = np.nonzero(first[:length] != second[:length])[0]
-    return int(different[0]) if len(different) else length
+def tokenized(key: int, chosen: chat.Tokens, rejected: chat.Tokens) -> TokenizedPair:
+    """A pair as the numerical core sees it."""
+    return TokenizedPair(key, chosen.ids, chosen.mask, rejected.ids, rejected.mask)
 
 
 def content_key(parts: Mapping[str, Any]) -> str:
