@@ -78,7 +78,7 @@ def _advice(config: TrainerConfig, manifest: prepared.Manifest) -> list[Advice]:
     return advice[:8]
 
 
-def _print(report: PreparedReport, manifest: prepared.Manifest, owner: identity.RunIdentity, *, resumes: bool) -> None:
+def _print(report: PreparedReport, advice: Sequence[Advice], owner: identity.RunIdentity, *, resumes: bool) -> None:
     _log.info("Run %s (%s)", owner.run_id, "goes on" if resumes else "new")
     _log.info(
         "Pairs: %d training, %d validation, %d left out", report.train_pairs, report.validation_pairs,
