@@ -7,6 +7,7 @@ tokenises what is not in the cache yet, and claims `output.path` for this run.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from lora_dpo_api import guidance
 from lora_dpo_api.config_file import TrainerConfig
