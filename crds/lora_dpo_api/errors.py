@@ -22,11 +22,13 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from lora_dpo_api import durations
+
 ABSENT = object()
 """The value of a problem with a field that is not there."""
 
 RULE = "rule"
-"""Type of a complaint that a model's own rules make; its context holds pairs of field and message."""
+"""Type of a complaint that a model's own rules make; its context holds triples of field, message and value."""
 
 _SHOWN = 80
 _SECRETIVE = ("env", "envFrom", "env_from")
@@ -129,7 +131,8 @@ def problems_of(error: ValidationError, model: type[BaseModel], data: object, pr
         path = join([prefix, *map(str, location)] if prefix else [str(part) for part in location])
         if detail["type"] == RULE:
             found += [
-                Problem(join([path, field]) if field else path, text) for field, text in detail["ctx"]["problems"]
+                Problem(join([path, field]) if field else path, text, value=value)
+                for field, text, value in detail["ctx"]["problems"]
             ]
             continue
         problem = _problem(detail, path, _model_at(model, location[:-1]), str(location[-1]) if location else "")
@@ -192,6 +195,8 @@ def _problem(detail: ErrorDetails, path: str, model: type[BaseModel] | None, key
         case "less_than_equal":
             return Problem(path, f"must be at most {context['le']}", value=value)
         case "string_pattern_mismatch":
+            if context["pattern"] == durations.PATTERN:
+                return Problem(path, "is not a duration; write it like 90s, 2m, 1h30m or 7d", value=value)
             return Problem(path, f"has the wrong form; it must match {context['pattern']}", value=value)
         case "union_tag_invalid" | "union_tag_not_found":
             return Problem(

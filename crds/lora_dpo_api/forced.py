@@ -14,6 +14,11 @@ from lora_dpo_api.notices import Notice
 
 ZERO_INIT_B_FORCED = "ZeroInitBForced"
 
+ZERO_INIT_B_MESSAGE = (
+    "false is forced to true: with B random the policy differs from the reference before the first step, and training "
+    "never recovers. Set it to true, or start A at zero in its place."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class LoraStart:
@@ -39,7 +44,6 @@ def lora_start(zero_init_b: bool, a_init_mode: AInit | None, path: str) -> LoraS
         notice = Notice(
             ZERO_INIT_B_FORCED,
             path,
-            "false is forced to true: with B random the policy differs from the reference before the first step, and "
-            "training never recovers. Set it to true, or start A at zero in its place.",
+            ZERO_INIT_B_MESSAGE,
         )
     return LoraStart(zero_init_b=True, a_init_mode=AInit.RANDOM, notice=notice)

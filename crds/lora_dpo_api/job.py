@@ -41,9 +41,9 @@ class LoraDpoJobSpec(Wire):
             holds=lambda self: (self.tpu is None) != (self.cpu is None),
         ),
         Rule(
-            cel="!has(self.optimizer) || !has(self.optimizer.learningRate) || self.optimizer.learningRate <= 0.00005 || "
-            "(has(self.guidance) && self.guidance == 'ignore')",
-            message="above 5e-5 LoRA-DPO diverges: start at 5e-6 and stay between 5e-7 and 1e-5 "
+            cel="!has(self.optimizer) || !has(self.optimizer.learningRate) "
+            "|| self.optimizer.learningRate <= 0.00005 || (has(self.guidance) && self.guidance == 'ignore')",
+            message="must be at most 5e-5, above which LoRA-DPO diverges: start at 5e-6 and stay between 5e-7 and 1e-5 "
             "(guidance: ignore lifts this limit)",
             path=".optimizer.learningRate",
             holds=lambda self: self.optimizer.learning_rate <= MAX_LEARNING_RATE or self.guidance is Guidance.IGNORE,

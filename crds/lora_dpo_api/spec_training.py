@@ -251,8 +251,8 @@ class Loss(Wire):
 
     type: LossType = LossType.SIGMOID
     """Function of the reward difference. Default: sigmoid, the DPO paper's."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Assumed share of flipped preferences. Default: 0."""
+    label_smoothing: Annotated[float, Field(ge=0, le=0.49)] = 0.0
+    """Assumed share of flipped preferences; at a half they would say nothing. Default: 0."""
     sft_weight: Annotated[float, Field(ge=0, le=100)] = 0.0
     """Weight of the negative log-likelihood of the chosen answers. Default: 0."""
 

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
-from lora_dpo_api.errors import RULE
+from lora_dpo_api.errors import ABSENT, RULE
 
 GROUP = "training.loradpo.dev"
 VERSION = "v1alpha1"
@@ -80,6 +81,11 @@ class Rule:
     path: str = ""
     holds: Callable[[Any], bool] | None = None
 
+    @property
+    def schema(self) -> dict[str, str]:
+        """The entry of `x-kubernetes-validations`."""
+        return {"rule": self.cel, "message": self.message} | ({"fieldPath": self.path} if self.path else {})
+
 
 class Ruled(BaseModel):
     """A model with rules about several of its fields."""
@@ -90,9 +96,28 @@ class Ruled(BaseModel):
     def _follow_rules(self) -> Self:
         broken = [rule for rule in self.rules if rule.holds is not None and not rule.holds(self)]
         if broken:
-            problems = tuple((rule.path.removeprefix("."), rule.message) for rule in broken)
+            problems = tuple((rule.path.removeprefix("."), rule.message, self._value_for(rule)) for rule in broken)
             raise PydanticCustomError(RULE, "breaks a rule", {"problems": problems})
         return self
+
+    def _value_for(self, rule: Rule) -> object:
+        """The value at a rule's path, where it is one value and the message is about it."""
+        if not rule.message.startswith("must "):
+            return ABSENT
+        here: object = self
+        for part in rule.path.split("."):
+            if part and isinstance(here, BaseModel):
+                names = (name for name, field in type(here).model_fields.items() if part in (name, field.alias))
+                here = getattr(here, next(names))
+        return ABSENT if here is None or isinstance(here, BaseModel | dict | tuple) else here
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The schema with the rules, as the API server takes them."""
+        schema = handler.resolve_ref_schema(handler(core))
+        if cls.rules:
+            schema["x-kubernetes-validations"] = [rule.schema for rule in cls.rules]
+        return schema
 
 
 class Wire(Ruled):
