@@ -14,7 +14,7 @@ MAX_WORDS = 20
 
 _ABBREVIATIONS = frozenset({"mr", "mrs", "ms", "dr", "st", "jr", "sr", "vs", "etc", "u.s", "a.m", "p.m", "e.g", "i.e"})
 _ENDING = re.compile(r"[.!?]+[\"')\]]*$")
-_WORD = re.compile(r"[\w'’.%°-]*\w[\w'’%°-]*")
+_WORD = re.compile(r"[\w'.%-]*\w[\w'%-]*")
 
 
 @dataclasses.dataclass(frozen=True)
