@@ -61,6 +61,7 @@ class Output(Wire):
             cel=f"self.path.matches(r'{STORAGE}')",
             message=STORAGE_MESSAGE,
             path=".path",
+            is_text=True,
             holds=lambda self: re.fullmatch(STORAGE, self.path) is not None,
         ),
     )
@@ -86,6 +87,7 @@ class Cache(Wire):
             cel=f"!has(self.path) || self.path.matches(r'{STORAGE}')",
             message=STORAGE_MESSAGE,
             path=".path",
+            is_text=True,
             holds=lambda self: self.path is None or re.fullmatch(STORAGE, self.path) is not None,
         ),
     )

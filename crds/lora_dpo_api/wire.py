@@ -52,7 +52,7 @@ ModuleName = Annotated[str, Field(min_length=1, max_length=128)]
 Url = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^([a-z][a-z0-9+.-]*://|/).+")]
 """A URL with its scheme, or an absolute path; globs allowed."""
 
-STORAGE = r"^((gs|s3)://[a-z0-9][-a-z0-9._]*[a-z0-9]/.+|/.+)$"
+STORAGE = r"^((gs|s3)://[a-z0-9]([-a-z0-9._]*[a-z0-9])?/.+|/.+)$"
 """Where results may go: a folder in a bucket, or a path on a mounted volume."""
 
 ComponentName = Annotated[str, Field(min_length=1, max_length=64)]
@@ -73,6 +73,7 @@ class Rule:
         cel: the rule as a CEL expression over `self`.
         message: what is allowed, for the user.
         path: the field that the message is about, such as `.topology`; empty for the object itself.
+        is_text: whether the field is a string, which the API server can quote (a number's text has no bounded cost).
         holds: the same rule in Python; absent for rules about a change, which only the API server can see.
     """
 
@@ -80,11 +81,20 @@ class Rule:
     message: str
     path: str = ""
     holds: Callable[[Any], bool] | None = None
+    is_text: bool = False
 
     @property
     def schema(self) -> dict[str, str]:
         """The entry of `x-kubernetes-validations`."""
-        return {"rule": self.cel, "message": self.message} | ({"fieldPath": self.path} if self.path else {})
+        entry = {"rule": self.cel, "message": self.message}
+        if self.is_text:
+            entry["messageExpression"] = f"self{self.path} + ' {self.message}'"
+        return entry | ({"fieldPath": self.path} if self.path else {})
+
+    @property
+    def about_value(self) -> bool:
+        """Whether the message goes on from the value: `memory://x must be …`."""
+        return self.message.startswith("must ")
 
 
 class Ruled(BaseModel):
@@ -102,7 +112,7 @@ class Ruled(BaseModel):
 
     def _value_for(self, rule: Rule) -> object:
         """The value at a rule's path, where it is one value and the message is about it."""
-        if not rule.message.startswith("must "):
+        if not rule.about_value:
             return ABSENT
         here: object = self
         for part in rule.path.split("."):
