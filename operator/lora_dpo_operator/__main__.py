@@ -1,0 +1,98 @@
+"""`python -m lora_dpo_operator`: kopf, the resync loop and the HTTP server in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+import os
+import signal
+import sys
+
+import kopf
+from kubernetes.aio.config import ConfigException
+
+from lora_dpo_operator import gateway, handlers, progress, server, settings
+from lora_dpo_operator.errors import SettingsError
+from lora_dpo_operator.resync import Resync
+from lora_dpo_operator.service import Service
+from lora_dpo_operator.settings import LogFormat, Settings
+
+logger = logging.getLogger(__name__)
+
+
+def now() -> datetime.datetime:
+    """The clock."""
+    return datetime.datetime.now(datetime.UTC)
+
+
+async def run(chosen: Settings) -> None:
+    """Run until stopped by a signal, or until a part of the operator ends.
+
+    Raises:
+        kubernetes.aio.config.ConfigException: there is no cluster to connect to.
+        OSError: the port is taken.
+    """
+    calls: list[gateway.Observer] = []
+    door = await gateway.connect(observer=lambda verb, resource, code: calls[0](verb, resource, code))
+    service = Service(door, chosen, clock=now)
+    calls.append(service.instruments.observe_call)
+    session = progress.client()
+    loop = Resync(service, session, now)
+    health = server.Health(alive=loop.alive, ready=loop.ready)
+    runner = await server.start(server.application(service.instruments.registry, health), chosen.port)
+    try:
+        await _serve(chosen, service, loop)
+    finally:
+        await runner.cleanup()
+        await session.close()
+        await door.close()
+
+
+async def _serve(chosen: Settings, service: Service, loop: Resync) -> None:
+    kopf_settings = kopf.OperatorSettings()
+    handlers.configure(kopf_settings)
+    stop = asyncio.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    tasks = await kopf.spawn_tasks(
+        registry=kopf.get_default_registry(),
+        settings=kopf_settings,
+        memo=handlers.Dependencies(service),
+        clusterwide=not chosen.namespaces,
+        namespaces=list(chosen.namespaces),
+        standalone=True,
+        stop_flag=stop,
+    )
+    logger.info("Operator started", extra={"namespaces": list(chosen.namespaces), "port": chosen.port})
+    await kopf.run_tasks([*tasks, asyncio.create_task(loop.run(), name="resync")])
+    logger.info("Operator stopped")
+
+
+def main() -> int:
+    """Entry point.
+
+    Returns:
+        0 after a signal; 2 for wrong settings; 1 where there is no cluster or the port is taken.
+    """
+    try:
+        chosen = settings.parse(sys.argv[1:], os.environ)
+    except SettingsError as error:
+        print(f"lora-dpo-operator: {error}", file=sys.stderr)
+        return 2
+    kopf.configure(
+        debug=chosen.log_level == "DEBUG",
+        log_format=kopf.LogFormat.JSON if chosen.log_format is LogFormat.JSON else kopf.LogFormat.FULL,
+        log_refkey="k8s",
+    )
+    logging.getLogger().setLevel(chosen.log_level)
+    try:
+        asyncio.run(run(chosen))
+    except (ConfigException, OSError) as error:
+        logger.error("Cannot start", extra={"error": str(error)})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

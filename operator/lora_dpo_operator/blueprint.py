@@ -1,0 +1,60 @@
+"""Everything the builders need, decided: no builder looks anything up or chooses a default."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from lora_dpo_api import wire
+from lora_dpo_api.job import LoraDpoJobSpec
+from lora_dpo_operator import names
+from lora_dpo_operator.placement import Placement
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Blueprint:
+    """One job, ready to be built.
+
+    Attributes:
+        config: the trainer's configuration file, as text.
+        config_map: name of the ConfigMap that holds it.
+        image: trainer image, pinned for the life of the job.
+        trainer_env: environment of every trainer pod, from the operator's settings.
+        prepared_digest: what prepare found; empty until then.
+    """
+
+    name: str
+    namespace: str
+    uid: str
+    spec: LoraDpoJobSpec
+    placement: Placement
+    config: str
+    config_map: str
+    image: str
+    spec_hash: str
+    trainer_env: tuple[tuple[str, str], ...] = ()
+    queue_name: str | None = None
+    prepared_digest: str = ""
+
+    @property
+    def owner_reference(self) -> dict[str, Any]:
+        """The reference by which everything goes when the job is deleted."""
+        return {
+            "apiVersion": wire.API_VERSION,
+            "kind": wire.KIND,
+            "name": self.name,
+            "uid": self.uid,
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+
+    def metadata(self, name: str, labels: dict[str, str], annotations: dict[str, str] | None = None) -> dict[str, Any]:
+        """Metadata of an object that this job owns."""
+        pinned = {names.SPEC_HASH_ANNOTATION: self.spec_hash, names.CONFIG_MAP_ANNOTATION: self.config_map}
+        return {
+            "name": name,
+            "namespace": self.namespace,
+            "labels": labels,
+            "annotations": pinned | (annotations or {}),
+            "ownerReferences": [self.owner_reference],
+        }

@@ -1,0 +1,168 @@
+"""The conditions of a LoraDpoJob: each one a question that a user or a program asks."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Literal
+
+from lora_dpo_api.protocol import Phase
+from lora_dpo_api.status import Condition, ConditionType, Failure, JobPhase
+from lora_dpo_operator.observed import Accepted, Observed, Refused
+from lora_dpo_operator.reasons import Reason
+from lora_dpo_operator.waiting import Wait, prepare_wait, slice_wait
+
+Status = Literal["True", "False", "Unknown"]
+
+UNREACHABLE_AFTER = 3
+"""Failed readings of the progress in a row."""
+
+
+def derive(
+    observed: Observed, phase: JobPhase, failure: Failure | None, message: str, now: datetime.datetime
+) -> list[Condition]:
+    """All conditions, in the order in which a job meets them; those that don't apply yet are left out."""
+    found = [
+        _accepted(observed),
+        _prepared(observed, failure),
+        _queued(observed, phase),
+        _running(observed, phase),
+        _progress_reachable(observed, phase),
+        _healthy(observed),
+        _suspended(observed, phase),
+        _simulated(observed),
+        _complete(observed, phase, message),
+        _failed(observed, phase, failure),
+    ]
+    known = [condition for condition in found if condition is not None]
+    return [_kept(observed, condition, now) for condition in known]
+
+
+def _condition(
+    observed: Observed,
+    kind: ConditionType,
+    status: Status,
+    reason: str,
+    message: str,
+    time: datetime.datetime | None = None,
+) -> Condition:
+    return Condition(
+        type=kind,
+        status=status,
+        observed_generation=observed.metadata.generation,
+        last_transition_time=time or datetime.datetime.min.replace(tzinfo=datetime.UTC),
+        reason=reason,
+        message=message[:4096],
+    )
+
+
+def _kept(observed: Observed, condition: Condition, now: datetime.datetime) -> Condition:
+    """With the time of the last change of its status, the object's own where it has one."""
+    before = observed.status.condition(ConditionType(condition.type))
+    if before is not None and before.status == condition.status:
+        return condition.model_copy(update={"last_transition_time": before.last_transition_time})
+    unknown = condition.last_transition_time.year == datetime.MINYEAR
+    return condition.model_copy(update={"last_transition_time": now}) if unknown else condition
+
+
+def _accepted(observed: Observed) -> Condition:
+    verdict = observed.verdict
+    if isinstance(verdict, Refused):
+        return _condition(observed, ConditionType.ACCEPTED, "False", Reason.INVALID_SPEC, verdict.message)
+    if observed.trouble is not None and observed.trouble.final:
+        return _condition(observed, ConditionType.ACCEPTED, "False", observed.trouble.reason, observed.trouble.message)
+    notices = "".join(f". Note: {str(notice).rstrip('.')}" for notice in verdict.notices)
+    message = f"The job can run on {verdict.placement.hardware.description}{notices}"
+    return _condition(observed, ConditionType.ACCEPTED, "True", Reason.ACCEPTED, message)
+
+
+def _prepared(observed: Observed, failure: Failure | None) -> Condition | None:
+    report = observed.prepared
+    if report is not None:
+        message = f"{report.train_pairs} training pairs, {report.validation_pairs} held out, {report.total_steps} steps"
+        time = (
+            observed.prepare.complete.last_transition_time if observed.prepare and observed.prepare.complete else None
+        )
+        return _condition(observed, ConditionType.PREPARED, "True", Reason.PREPARED, message, time)
+    if observed.prepare is None:
+        return None
+    if failure is not None and failure.phase == Phase.PREPARE:
+        message = failure.message + (f". {failure.hint}" if failure.hint else "")
+        return _condition(observed, ConditionType.PREPARED, "False", failure.reason, message, failure.time)
+    wait = prepare_wait(observed) or Wait(reason=Reason.PREPARING, message="Data, model and bucket are being checked")
+    return _condition(observed, ConditionType.PREPARED, "False", wait.reason, wait.message)
+
+
+def _queued(observed: Observed, phase: JobPhase) -> Condition | None:
+    if phase is JobPhase.QUEUED:
+        wait = slice_wait(observed)
+        return _condition(observed, ConditionType.QUEUED, "True", wait.reason, wait.message)
+    if observed.status.condition(ConditionType.QUEUED) is None:
+        return None
+    return _condition(observed, ConditionType.QUEUED, "False", Reason.ADMITTED, "All hosts have a node")
+
+
+def _running(observed: Observed, phase: JobPhase) -> Condition | None:
+    if observed.jobset is None and observed.status.condition(ConditionType.RUNNING) is None:
+        return None
+    if phase is JobPhase.RUNNING:
+        return _condition(observed, ConditionType.RUNNING, "True", Reason.TRAINING, "The slice is training")
+    reasons = {JobPhase.EXPORTING: Reason.TRAINED, JobPhase.SUCCEEDED: Reason.TRAINED}
+    return _condition(
+        observed, ConditionType.RUNNING, "False", reasons.get(phase, phase.value), f"The job is {phase.value}"
+    )
+
+
+def _progress_reachable(observed: Observed, phase: JobPhase) -> Condition | None:
+    poll = observed.poll
+    if phase not in (JobPhase.INITIALIZING, JobPhase.RUNNING) or observed.leader is None:
+        return None
+    if poll.failures >= UNREACHABLE_AFTER:
+        message = (
+            f"Rank 0 ({observed.leader.metadata.name}) does not answer on port 9100: {poll.error}. Training goes on; "
+            "check that a NetworkPolicy lets the operator in"
+        )
+        return _condition(observed, ConditionType.PROGRESS_REACHABLE, "False", Reason.UNREACHABLE, message)
+    if poll.report is None:
+        return None
+    return _condition(observed, ConditionType.PROGRESS_REACHABLE, "True", Reason.REACHABLE, "Rank 0 reports")
+
+
+def _healthy(observed: Observed) -> Condition | None:
+    report = observed.progress
+    if report is None:
+        before = observed.status.condition(ConditionType.HEALTHY)
+        return before.model_copy(update={"observed_generation": observed.metadata.generation}) if before else None
+    if report.non_finite:
+        metrics = ", ".join(report.non_finite)
+        message = f"Not finite at step {report.step}: {metrics}. Lower spec.optimizer.learningRate"
+        return _condition(observed, ConditionType.HEALTHY, "False", Reason.NON_FINITE, message)
+    return _condition(observed, ConditionType.HEALTHY, "True", Reason.FINITE, "Every metric is finite")
+
+
+def _suspended(observed: Observed, phase: JobPhase) -> Condition | None:
+    if phase is JobPhase.SUSPENDED:
+        message = "spec.runPolicy.suspend is true; no slice is held"
+        return _condition(observed, ConditionType.SUSPENDED, "True", Reason.SUSPENDED, message)
+    if observed.status.condition(ConditionType.SUSPENDED) is None:
+        return None
+    return _condition(observed, ConditionType.SUSPENDED, "False", Reason.RESUMED, "The job goes on")
+
+
+def _simulated(observed: Observed) -> Condition | None:
+    if not isinstance(observed.verdict, Accepted) or not observed.verdict.placement.simulated:
+        return None
+    message = "The TPU slice is posed by ordinary nodes, and the trainer runs on CPU: for trying things out only"
+    return _condition(observed, ConditionType.SIMULATED, "True", Reason.SIMULATED, message)
+
+
+def _complete(observed: Observed, phase: JobPhase, message: str) -> Condition | None:
+    if phase is not JobPhase.SUCCEEDED:
+        return None
+    time = observed.export.complete.last_transition_time if observed.export and observed.export.complete else None
+    return _condition(observed, ConditionType.COMPLETE, "True", Reason.SUCCEEDED, message, time)
+
+
+def _failed(observed: Observed, phase: JobPhase, failure: Failure | None) -> Condition | None:
+    if phase is not JobPhase.FAILED or failure is None:
+        return None
+    return _condition(observed, ConditionType.FAILED, "True", failure.reason, failure.message, failure.time)

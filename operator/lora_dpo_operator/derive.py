@@ -1,0 +1,94 @@
+"""From what was observed to the new status. Pure: the same observation and clock give the same status."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from typing import Any
+
+from lora_dpo_api.status import ConditionType, Failure, JobPhase, LoraDpoJobStatus
+from lora_dpo_operator import conditions, failures, messages, progress_status, stage, timeline
+from lora_dpo_operator.observed import Accepted, Observed
+
+
+def status(observed: Observed, now: datetime.datetime) -> LoraDpoJobStatus:
+    """The status that the job should have.
+
+    Args:
+        observed: the job, its children and its old status.
+        now: the clock, used only where no object has a time of its own.
+    """
+    if observed.settled:
+        return observed.status
+    observed = _reopened(observed)
+    failure = failures.find(observed, now)
+    phase = stage.phase_of(observed, failure)
+    message = messages.derive(observed, phase, failure)
+    path = stage.path_to(phase, observed, failure, now)
+    new_attempt = observed.attempt > observed.known_attempt
+    changes = {
+        "observed_generation": observed.metadata.generation,
+        "phase": phase,
+        "message": message,
+        "timeline": timeline.advance(observed.status.timeline, path, new_attempt=new_attempt),
+        "conditions": conditions.derive(observed, phase, failure, message, now),
+        "prepared": observed.prepared,
+        "failure": failure or _last_failure(observed, phase),
+        "advice": progress_status.advice(observed),
+        "artifacts": progress_status.artifacts(observed),
+    }
+    changes |= _identity(observed, now) | _restarts(observed) | progress_status.derive(observed)
+    changes |= _times(observed, phase, changes["timeline"][-1].started)
+    return observed.status.model_copy(update=changes)
+
+
+def _reopened(observed: Observed) -> Observed:
+    """A spec that was refused, and has been corrected, starts anew."""
+    refused = observed.status.phase is JobPhase.FAILED and observed.status.start_time is None
+    if not refused or not isinstance(observed.verdict, Accepted):
+        return observed
+    accepted = [entry for entry in observed.status.conditions if entry.type == ConditionType.ACCEPTED]
+    return dataclasses.replace(observed, status=LoraDpoJobStatus(conditions=accepted))
+
+
+def _last_failure(observed: Observed, phase: JobPhase) -> Failure | None:
+    """Why the slice last failed; forgotten once the job has succeeded."""
+    if phase in (JobPhase.EXPORTING, JobPhase.SUCCEEDED):
+        return None
+    return failures.of_slice(observed) or observed.status.failure
+
+
+def _identity(observed: Observed, now: datetime.datetime) -> dict[str, Any]:
+    verdict = observed.verdict
+    if not isinstance(verdict, Accepted):
+        return {}
+    ready = sum(1 for pod in observed.slice_pods if pod.alive and pod.trainer and pod.trainer.ready)
+    images = [pod.trainer.image_id for pod in observed.pods if pod.trainer and pod.trainer.image_id]
+    return {
+        "run_id": verdict.run_id,
+        "spec_hash": observed.status.spec_hash or verdict.spec_hash,
+        "config_map": observed.pinned_config_map,
+        "image": observed.pinned_image,
+        "image_digest": observed.status.image_digest or (images[0][-600:] if images else None),
+        "slice": verdict.placement.hardware.status.model_copy(update={"ready_hosts": ready}),
+        "start_time": observed.status.start_time or now,
+    }
+
+
+def _restarts(observed: Observed) -> dict[str, Any]:
+    if observed.jobset is None:
+        return {}
+    counted = observed.jobset.status.restarts_count_towards_max
+    return {"restarts": counted, "preemptions": max(0, observed.attempt - counted)}
+
+
+def _times(observed: Observed, phase: JobPhase, since: datetime.datetime) -> dict[str, Any]:
+    running_since = observed.status.running_since or observed.scheduled_whole_at
+    times: dict[str, Any] = {"running_since": running_since}
+    if phase.finished:
+        times["completion_time"] = since
+        times["eta"] = None
+    ended = observed.jobset and (observed.jobset.completed or observed.jobset.failed)
+    if running_since and ended and ended.last_transition_time:
+        times["active_seconds"] = max(0, round((ended.last_transition_time - running_since).total_seconds()))
+    return times

@@ -1,0 +1,76 @@
+"""What can go wrong in the operator.
+
+    OperatorError
+    ├── SettingsError            the command line or the environment is wrong
+    ├── NameTakenError           an object of that name exists, and is not this job's
+    ├── GatewayError             the API server did not do what was asked
+    │   ├── NotFoundError        404
+    │   ├── ConflictError        409: it exists already, another field manager owns it, or another uid
+    │   ├── RejectedError        400, 422: it will be refused every time
+    │   ├── ForbiddenError       401, 403
+    │   └── UnavailableError     429, 5xx, a broken connection, no answer in time: worth another try
+    └── ProgressError            rank 0 did not answer, or not with a progress report
+
+Nothing here knows kopf: `handlers` translates at the edge.
+"""
+
+from __future__ import annotations
+
+
+class OperatorError(Exception):
+    """Base of every error that the operator raises on purpose."""
+
+
+class SettingsError(OperatorError):
+    """The command line or the environment is wrong."""
+
+
+class NameTakenError(OperatorError):
+    """An object of the name that this job needs belongs to someone else."""
+
+    def __init__(self, kind: str, name: str, owner: str) -> None:
+        self.kind = kind
+        self.name = name
+        super().__init__(
+            f"{kind} {name} exists already and belongs to {owner}; delete it, or give this job another name"
+        )
+
+
+class GatewayError(OperatorError):
+    """The API server did not do what was asked.
+
+    Attributes:
+        status: the HTTP status, 0 when there was no answer.
+        reason: the API server's own sentence.
+    """
+
+    def __init__(self, verb: str, what: str, status: int, reason: str) -> None:
+        self.verb = verb
+        self.what = what
+        self.status = status
+        self.reason = reason
+        super().__init__(f"{verb} {what}: {reason}" + (f" (HTTP {status})" if status else ""))
+
+
+class NotFoundError(GatewayError):
+    """There is no such object."""
+
+
+class ConflictError(GatewayError):
+    """The object exists already, or belongs to another field manager, or has another uid."""
+
+
+class RejectedError(GatewayError):
+    """The API server or an admission webhook refuses the object, and would every time."""
+
+
+class ForbiddenError(GatewayError):
+    """The operator's service account may not do this."""
+
+
+class UnavailableError(GatewayError):
+    """The API server cannot answer now; worth another try."""
+
+
+class ProgressError(OperatorError):
+    """Rank 0 did not answer, or not with a progress report."""

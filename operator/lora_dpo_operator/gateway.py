@@ -1,0 +1,246 @@
+"""The only door to the API server.
+
+A thin layer over the official client: one method a verb, manifests in and out as dictionaries, every failure one of
+our errors. Server-side apply is used for what the operator owns alone (ConfigMap, status); JobSets and Jobs are
+created once and never applied again, since Kueue and the Job controller own parts of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+from kubernetes.aio import client as kube
+from kubernetes.aio import config as kube_config
+
+from lora_dpo_api.wire import GROUP, KIND, PLURAL, VERSION
+from lora_dpo_operator import names
+from lora_dpo_operator.errors import (
+    ConflictError,
+    ForbiddenError,
+    GatewayError,
+    NotFoundError,
+    RejectedError,
+    UnavailableError,
+)
+
+Manifest = dict[str, Any]
+Observer = Callable[[str, str, int], None]
+"""Told of every call: verb, resource, HTTP status (0 when there was no answer)."""
+
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Resource:
+    """A kind of object, as URLs name it."""
+
+    group: str
+    version: str
+    plural: str
+    kind: str
+
+    @property
+    def api_version(self) -> str:
+        """As manifests write it."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
+        """URL path of a collection, of an object, or of its subresource."""
+        parts = [f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"]
+        parts += [f"namespaces/{namespace}"] if namespace else []
+        return "/".join([*parts, self.plural, *filter(None, (name, subresource))])
+
+
+LORA_DPO_JOBS = Resource(GROUP, VERSION, PLURAL, KIND)
+JOBSETS = Resource("jobset.x-k8s.io", "v1alpha2", "jobsets", "JobSet")
+JOBS = Resource("batch", "v1", "jobs", "Job")
+PODS = Resource("", "v1", "pods", "Pod")
+CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
+EVENTS = Resource("", "v1", "events", "Event")
+
+
+class Gateway:
+    """Calls to the API server, with timeouts and typed errors."""
+
+    def __init__(self, client: kube.ApiClient, *, timeout: float = 30.0, observer: Observer | None = None) -> None:
+        self._client = client
+        self._timeout = aiohttp.ClientTimeout(total=timeout, connect=10.0)
+        self._observer = observer
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
+        """Read an object; None where there is none.
+
+        Raises:
+            GatewayError: any failure but 404.
+        """
+        try:
+            return await self._call("get", "GET", resource, resource.path(namespace, name))
+        except NotFoundError:
+            return None
+
+    async def list(
+        self, resource: Resource, namespace: str | None, *, labels: str = "", fields: str = ""
+    ) -> list[Manifest]:
+        """Read a collection, page by page.
+
+        Args:
+            resource: what to list.
+            namespace: where; None means everywhere.
+            labels: label selector.
+            fields: field selector.
+
+        Raises:
+            GatewayError: any failure.
+        """
+        return [item async for item in self._pages(resource, namespace, labels, fields)]
+
+    async def _pages(
+        self, resource: Resource, namespace: str | None, labels: str, fields: str
+    ) -> AsyncIterator[Manifest]:
+        token = ""
+        while True:
+            query = {"labelSelector": labels, "fieldSelector": fields, "limit": "500", "continue": token}
+            page = await self._call("list", "GET", resource, resource.path(namespace), query=query)
+            for item in page.get("items") or ():
+                yield item
+            token = page.get("metadata", {}).get("continue", "")
+            if not token:
+                return
+
+    async def create(self, resource: Resource, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
+        """Create an object.
+
+        Raises:
+            ConflictError: it exists already.
+            GatewayError: any other failure.
+        """
+        path = resource.path(manifest["metadata"]["namespace"])
+        query = {"fieldManager": names.MANAGER, "dryRun": "All" if dry_run else ""}
+        return await self._call("create", "POST", resource, path, body=manifest, query=query)
+
+    async def apply(self, resource: Resource, manifest: Manifest, *, subresource: str | None = None) -> Manifest:
+        """Server-side apply of what the operator owns; other managers' fields stay as they are.
+
+        Raises:
+            GatewayError: any failure. ConflictError: the object is another one of that name.
+        """
+        metadata = manifest["metadata"]
+        path = resource.path(metadata["namespace"], metadata["name"], subresource)
+        query = {"fieldManager": names.MANAGER, "force": "true"}
+        return await self._call("apply", "PATCH", resource, path, body=manifest, query=query, content=APPLY)
+
+    async def apply_status(self, manifest: Manifest) -> Manifest:
+        """Write the status of a LoraDpoJob: the whole of it, in one call.
+
+        Raises:
+            GatewayError: any failure. NotFoundError: the job is gone.
+        """
+        return await self.apply(LORA_DPO_JOBS, manifest, subresource="status")
+
+    async def set_suspend(self, resource: Resource, namespace: str, name: str, suspend: bool) -> Manifest:
+        """Suspend or resume a Job or JobSet, touching nothing else of it.
+
+        Raises:
+            GatewayError: any failure.
+        """
+        body = {"spec": {"suspend": suspend}}
+        query = {"fieldManager": names.MANAGER}
+        path = resource.path(namespace, name)
+        return await self._call("patch", "PATCH", resource, path, body=body, query=query, content=MERGE)
+
+    async def delete(self, resource: Resource, namespace: str, name: str) -> None:
+        """Delete an object and what it owns; nothing happens where it is gone already.
+
+        Raises:
+            GatewayError: any failure but 404.
+        """
+        body = {"propagationPolicy": "Background"}
+        try:
+            await self._call("delete", "DELETE", resource, resource.path(namespace, name), body=body)
+        except NotFoundError:
+            return
+
+    async def _call(
+        self,
+        verb: str,
+        method: str,
+        resource: Resource,
+        path: str,
+        *,
+        body: Manifest | None = None,
+        query: dict[str, str] | None = None,
+        content: str = "application/json",
+    ) -> Manifest:
+        what = path.removeprefix("/apis/").removeprefix("/api/")
+        try:
+            status, text = await self._send(method, path, body, query or {}, content)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._tell(verb, resource, 0)
+            raise UnavailableError(verb, what, 0, str(error) or type(error).__name__) from error
+        self._tell(verb, resource, status)
+        if not 200 <= status < 300:
+            raise error_of(verb, what, status, text)
+        answer: Manifest = json.loads(text)
+        return answer
+
+    async def _send(
+        self, method: str, path: str, body: Manifest | None, query: dict[str, str], content: str
+    ) -> tuple[int, bytes]:
+        method, url, headers, payload, _ = await self._client.param_serialize(
+            method=method,
+            resource_path=path,
+            query_params=[(key, value) for key, value in query.items() if value],
+            header_params={"Accept": "application/json", "Content-Type": content},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        response = await self._client.call_api(
+            method, url, header_params=headers, body=payload, _request_timeout=self._timeout
+        )
+        return response.status, await response.read()
+
+    def _tell(self, verb: str, resource: Resource, status: int) -> None:
+        if self._observer:
+            self._observer(verb, resource.plural, status)
+
+
+def error_of(verb: str, what: str, status: int, text: bytes) -> GatewayError:
+    """The error that an HTTP status means, with the API server's own sentence where it gave one."""
+    try:
+        reason = str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        reason = text[:200].decode(errors="replace") or "no explanation"
+    kinds: dict[int, type[GatewayError]] = {
+        400: RejectedError,
+        401: ForbiddenError,
+        403: ForbiddenError,
+        404: NotFoundError,
+        409: ConflictError,
+        413: RejectedError,
+        422: RejectedError,
+    }
+    return kinds.get(status, UnavailableError)(verb, what, status, reason)
+
+
+async def connect(*, observer: Observer | None = None) -> Gateway:
+    """Connect as the pod's service account, or with `KUBECONFIG` outside of a cluster.
+
+    Raises:
+        kubernetes.aio.config.ConfigException: there is neither.
+    """
+    configuration = kube.Configuration()
+    if "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
+        kube_config.load_incluster_config(client_configuration=configuration)
+    else:
+        await kube_config.load_kube_config(client_configuration=configuration, persist_config=False)
+    return Gateway(kube.ApiClient(configuration), observer=observer)

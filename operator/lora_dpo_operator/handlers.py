@@ -1,0 +1,86 @@
+"""What kopf watches, and nothing else: every handler hands over to the service.
+
+No timers, daemons or finalizers: a deleted job's objects go by their owner references, also while the operator is
+down. Nothing is written to the objects of others, and handlers return nothing, since kopf would write it to the status.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import kopf
+
+from lora_dpo_api.wire import GROUP, PLURAL, VERSION
+from lora_dpo_operator import names
+from lora_dpo_operator.service import Service
+
+_OURS = {names.MANAGED_BY_LABEL: names.MANAGER}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dependencies:
+    """What handlers get as `memo`. Frozen, because kopf copies it for each object."""
+
+    service: Service
+
+
+def configure(settings: kopf.OperatorSettings) -> None:
+    """Settings of kopf for this operator."""
+    # No watching of CRDs and namespaces: fewer rights.
+    settings.scanning.disabled = True
+    settings.persistence.finalizer = f"{GROUP}/finalizer"
+    settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=GROUP, v1=False)
+    settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=GROUP, key="last-handled", v1=False)
+    settings.watching.server_timeout, settings.watching.client_timeout = 300, 330
+    settings.watching.connect_timeout = 10
+    settings.watching.chunk_size = 500
+    for plural in ("jobsets", "jobs", "pods"):
+        settings.watching.label_selectors[plural] = names.SELECTOR
+    settings.networking.request_timeout, settings.networking.connect_timeout = 60, 10
+    # An idle worker keeps its slot for the idle timeout: both or neither.
+    settings.queueing.worker_limit, settings.queueing.idle_timeout = 50, 0.5
+    settings.execution.max_workers, settings.execution.default_backoff = 4, 15
+    settings.posting.enabled = False
+
+
+@kopf.on.create(GROUP, VERSION, PLURAL, id="create")
+@kopf.on.resume(GROUP, VERSION, PLURAL, id="resume")
+@kopf.on.update(GROUP, VERSION, PLURAL, id="update", field="spec")
+async def job_changed(body: kopf.Body, memo: Any, namespace: str, name: str, **_: Any) -> None:
+    """A LoraDpoJob is new, has changed, or was there when the operator started."""
+    service = _service(memo)
+    if service.note(dict(body)):
+        await service.reconcile((namespace, name))
+
+
+@kopf.on.event(GROUP, VERSION, PLURAL, id="gone")
+async def job_gone(event: kopf.RawEvent, memo: Any, namespace: str, name: str, **_: Any) -> None:
+    """A LoraDpoJob was deleted: its gauges go at once."""
+    if event["type"] == "DELETED":
+        _service(memo).forget(key=(namespace, name))
+
+
+@kopf.on.event("jobset.x-k8s.io", "v1alpha2", "jobsets", id="jobset", labels=_OURS)
+@kopf.on.event("batch", "v1", "jobs", id="job", labels=_OURS)
+async def child_changed(labels: kopf.Labels, memo: Any, namespace: str, **_: Any) -> None:
+    """A JobSet or Job of a job has changed."""
+    job = labels.get(names.JOB_LABEL)
+    if job:
+        await _service(memo).reconcile((namespace, job))
+
+
+@kopf.on.event("", "v1", "pods", id="pod", labels=_OURS)
+async def pod_changed(body: kopf.Body, memo: Any, **_: Any) -> None:
+    """A pod of a job has changed, or is gone: what it left is captured first."""
+    service = _service(memo)
+    key = service.capture(dict(body))
+    if key:
+        await service.reconcile(key)
+
+
+def _service(memo: Any) -> Service:
+    """The service, from kopf's untyped memo."""
+    service = memo.service
+    assert isinstance(service, Service)
+    return service

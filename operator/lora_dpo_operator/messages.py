@@ -1,0 +1,56 @@
+"""The status message: the present state in a sentence, with the next step where there is one to take."""
+
+from __future__ import annotations
+
+from lora_dpo_api.protocol import TrainerState
+from lora_dpo_api.status import Failure, JobPhase
+from lora_dpo_operator import waiting
+from lora_dpo_operator.observed import Observed
+
+_STATES = {
+    TrainerState.STARTING: "The trainer is starting",
+    TrainerState.LOADING: "The base model is being loaded",
+    TrainerState.REFERENCE: "The reference log-probabilities are being computed",
+    TrainerState.COMPILING: "The train step is being compiled",
+}
+
+
+def derive(observed: Observed, phase: JobPhase, failure: Failure | None) -> str:
+    """One sentence."""
+    if observed.trouble is not None and not observed.trouble.final:
+        return observed.trouble.message[:1024]
+    match phase:
+        case JobPhase.FAILED if failure is not None:
+            message = failure.message + (f". {failure.hint}" if failure.hint else "")
+        case JobPhase.PENDING:
+            message = "Waiting for the preparation to be started"
+        case JobPhase.PREPARING:
+            wait = waiting.prepare_wait(observed)
+            message = wait.message if wait else "Data, model and bucket are being checked, before a slice is held"
+        case JobPhase.QUEUED:
+            message = waiting.slice_wait(observed).message
+        case JobPhase.INITIALIZING:
+            message = _initializing(observed)
+        case JobPhase.RUNNING:
+            message = "Training"
+        case JobPhase.RESTARTING:
+            why = f" after: {observed.status.failure.message}" if observed.status.failure else ""
+            message = f"The slice is being restarted (attempt {observed.attempt + 1}){why}"
+        case JobPhase.SUSPENDED:
+            message = "Suspended; set spec.runPolicy.suspend to false to go on"
+        case JobPhase.EXPORTING:
+            wait = waiting.export_wait(observed)
+            message = wait.message if wait else "The slice is released; the adapter is being verified and exported"
+        case _:
+            message = "The adapter is trained, verified and exported"
+    return message[:1024]
+
+
+def _initializing(observed: Observed) -> str:
+    problem = waiting.start_problem(observed)
+    if problem is not None:
+        return problem.message
+    report = observed.poll.report
+    if report is not None and report.attempt == observed.attempt and report.state in _STATES:
+        return _STATES[report.state]
+    return "The slice's hosts are starting"

@@ -1,0 +1,105 @@
+"""Reads one job and its children: the edge between the API server's dictionaries and typed values."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+from lora_dpo_operator import accept, names, waiting
+from lora_dpo_operator.errors import NameTakenError
+from lora_dpo_operator.gateway import EVENTS, JOBS, JOBSETS, LORA_DPO_JOBS, PODS, Gateway, Manifest
+from lora_dpo_operator.objects import EventView, Job, JobSet, KubeModel, ObjectMeta, Pod, items
+from lora_dpo_operator.observed import Observed, Poll, Trouble
+from lora_dpo_operator.reasons import Reason
+from lora_dpo_operator.settings import Settings
+from lora_dpo_operator.terminations import Termination, of_pod
+
+_EVENTS_READ = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What is known of a job beside what the API server says.
+
+    Attributes:
+        terminations: of containers whose pods may be gone, by the pods' uids.
+        poll: the last readings of its progress.
+    """
+
+    terminations: dict[str, Termination] = dataclasses.field(default_factory=dict)
+    poll: Poll = Poll()
+
+
+async def observe(gateway: Gateway, namespace: str, name: str, memory: Memory, settings: Settings) -> Observed | None:
+    """Read everything about a job, once.
+
+    Returns:
+        None where the job is gone, or going.
+
+    Raises:
+        GatewayError: the API server did not answer.
+    """
+    raw, jobset, jobs, pods = await asyncio.gather(
+        gateway.get(LORA_DPO_JOBS, namespace, name),
+        gateway.get(JOBSETS, namespace, names.jobset(name)),
+        gateway.list(JOBS, namespace, labels=names.job_selector(name)),
+        gateway.list(PODS, namespace, labels=names.job_selector(name)),
+    )
+    if raw is None or raw["metadata"].get("deletionTimestamp"):
+        return None
+    observed = _assemble(raw, jobset, jobs, pods, memory, settings)
+    watched = waiting.watched_pods(observed)
+    if not watched:
+        return observed
+    return dataclasses.replace(observed, warnings=await _warnings(gateway, namespace, watched[0].metadata))
+
+
+def _assemble(
+    raw: Manifest,
+    jobset: Manifest | None,
+    jobs: list[Manifest],
+    pods: list[Manifest],
+    memory: Memory,
+    settings: Settings,
+) -> Observed:
+    metadata = accept.metadata_of(raw)
+    found = {job.metadata.name: job for job in items(Job, jobs) if job.metadata.owned_by(metadata.uid)}
+    typed_pods = items(Pod, pods)
+    ends = memory.terminations | {end.uid: end for end in map(of_pod, typed_pods) if end is not None}
+    parsed = JobSet.model_validate(jobset) if jobset else None
+    taken = parsed if parsed and not parsed.metadata.owned_by(metadata.uid) else None
+    return Observed(
+        metadata=metadata,
+        status=accept.status_of(raw),
+        verdict=accept.judge(raw, settings),
+        prepare=found.get(names.prepare_job(metadata.name)),
+        jobset=None if taken else parsed,
+        export=found.get(names.export_job(metadata.name)),
+        pods=typed_pods,
+        terminations=tuple(ends.values()),
+        poll=memory.poll,
+        trouble=_taken("JobSet", taken.metadata) if taken else None,
+    )
+
+
+def with_child(observed: Observed, manifest: Manifest) -> Observed:
+    """What was observed, and a child as the API server has just returned it."""
+    kind, name = manifest.get("kind"), manifest["metadata"]["name"]
+    fields: dict[str, KubeModel] = {}
+    if kind == "JobSet":
+        fields["jobset"] = JobSet.model_validate(manifest)
+    elif kind == "Job" and name == names.prepare_job(observed.metadata.name):
+        fields["prepare"] = Job.model_validate(manifest)
+    elif kind == "Job" and name == names.export_job(observed.metadata.name):
+        fields["export"] = Job.model_validate(manifest)
+    return dataclasses.replace(observed, **fields)  # type: ignore[arg-type]
+
+
+def _taken(kind: str, metadata: ObjectMeta) -> Trouble:
+    return Trouble(reason=Reason.NAME_TAKEN, message=str(NameTakenError(kind, metadata.name, metadata.owner)))
+
+
+async def _warnings(gateway: Gateway, namespace: str, metadata: ObjectMeta) -> tuple[EventView, ...]:
+    selector = f"involvedObject.uid={metadata.uid},type=Warning"
+    found = await gateway.list(EVENTS, namespace, fields=selector)
+    return items(EventView, found[-_EVENTS_READ:])

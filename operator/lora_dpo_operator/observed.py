@@ -1,0 +1,199 @@
+"""Everything that a decision about one job is made from, read once."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+
+from lora_dpo_api.job import LoraDpoJobSpec, Metadata
+from lora_dpo_api.notices import Notice
+from lora_dpo_api.protocol import Phase, PreparedReport, ProgressReport
+from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
+from lora_dpo_operator import names
+from lora_dpo_operator.objects import EventView, Job, JobSet, Pod
+from lora_dpo_operator.placement import Placement
+from lora_dpo_operator.terminations import TRAINING_STATES, Termination
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Accepted:
+    """A spec that can run.
+
+    Attributes:
+        config: the trainer's configuration file, as text.
+        notices: what the user should hear: forced values, guidance.
+    """
+
+    spec: LoraDpoJobSpec
+    placement: Placement
+    config: str
+    run_id: str
+    spec_hash: str
+    queue_name: str | None = None
+    notices: tuple[Notice, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A spec that cannot run, and why: one sentence for each wrong field."""
+
+    message: str
+
+
+Verdict = Accepted | Refused
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Poll:
+    """The last readings of rank 0's progress.
+
+    Attributes:
+        report: the last good one.
+        failures: readings that failed since.
+        error: why the last one failed.
+    """
+
+    report: ProgressReport | None = None
+    failures: int = 0
+    error: str = ""
+
+
+NOT_POLLED = Poll()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """Something that the cluster refused.
+
+    Attributes:
+        final: it will refuse it every time.
+    """
+
+    reason: str
+    message: str
+    final: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Observed:
+    """One job, its children, and what they said.
+
+    Attributes:
+        terminations: of all pods seen, also of those that are gone.
+        warnings: the cluster's own events on a pod that cannot start.
+        trouble: what the cluster refused in this reconcile.
+    """
+
+    metadata: Metadata
+    status: LoraDpoJobStatus
+    verdict: Verdict
+    prepare: Job | None = None
+    jobset: JobSet | None = None
+    export: Job | None = None
+    pods: tuple[Pod, ...] = ()
+    terminations: tuple[Termination, ...] = ()
+    poll: Poll = NOT_POLLED
+    warnings: tuple[EventView, ...] = ()
+    trouble: Trouble | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Namespace and name."""
+        return self.metadata.namespace, self.metadata.name
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing will ever change: it has finished, and its spec was not refused."""
+        finished = self.status.phase is not None and self.status.phase.finished
+        return finished and (self.status.start_time is not None or not self.respecified)
+
+    @property
+    def respecified(self) -> bool:
+        """Whether the spec has changed since the status was written."""
+        return self.status.observed_generation != self.metadata.generation
+
+    @property
+    def pinned_config_map(self) -> str | None:
+        """ConfigMap that the job was started with, if it was."""
+        made = self.prepare.metadata.annotations if self.prepare else {}
+        return self.status.config_map or made.get(names.CONFIG_MAP_ANNOTATION)
+
+    @property
+    def pinned_image(self) -> str | None:
+        """Trainer image that the job was started with, if it was."""
+        return self.status.image or (self.prepare.image if self.prepare else None)
+
+    @property
+    def prepared(self) -> PreparedReport | None:
+        """What prepare found out, from the status or from its pod."""
+        if self.status.prepared is not None:
+            return self.status.prepared
+        reports = (end.report for end in self.ends(Phase.PREPARE) if end.succeeded)
+        return next((report.prepared for report in reports if report and report.prepared), None)
+
+    @property
+    def attempt(self) -> int:
+        """Restarts of the JobSet so far."""
+        return self.jobset.status.restarts if self.jobset else 0
+
+    @property
+    def known_attempt(self) -> int:
+        """Restarts that the status knows of."""
+        return self.status.restarts + self.status.preemptions
+
+    @property
+    def trained(self) -> bool:
+        """Whether the slice has done its work."""
+        return (
+            self.export is not None
+            or (self.jobset is not None and self.jobset.completed is not None)
+            or any(entry.phase is JobPhase.EXPORTING for entry in self.status.timeline)
+        )
+
+    @property
+    def training(self) -> bool:
+        """Whether this attempt has got to the first step."""
+        if self.jobset and self.jobset.completed:
+            return True
+        was_running = self.status.phase is JobPhase.RUNNING and self.known_attempt == self.attempt
+        report = self.progress
+        reported = report is not None and report.attempt == self.attempt and report.state in TRAINING_STATES
+        return was_running or reported or any(end.trained for end in self.slice_ends)
+
+    @property
+    def progress(self) -> ProgressReport | None:
+        """The newest report: polled, or left behind by rank 0."""
+        left = [end.report.progress for end in self.ends(Phase.TRAIN) if end.report and end.report.progress]
+        reports = [report for report in (self.poll.report, *left) if report is not None]
+        return max(reports, key=lambda report: report.updated_at, default=None)
+
+    @property
+    def slice_pods(self) -> tuple[Pod, ...]:
+        """Pods of the slice's present attempt."""
+        return tuple(pod for pod in self.pods if pod.phase is Phase.TRAIN and pod.attempt == self.attempt)
+
+    @property
+    def slice_ends(self) -> tuple[Termination, ...]:
+        """Ended containers of the slice's present attempt."""
+        return tuple(end for end in self.ends(Phase.TRAIN) if end.attempt == self.attempt)
+
+    @property
+    def leader(self) -> Pod | None:
+        """The pod of rank 0, in its present attempt."""
+        return next((pod for pod in self.slice_pods if pod.slice_index == 0 and pod.host_index == 0), None)
+
+    @property
+    def scheduled_whole_at(self) -> datetime.datetime | None:
+        """When the last host of the present attempt got its node."""
+        times = [pod.scheduled_at for pod in self.slice_pods]
+        found = [time for time in times if time is not None]
+        hosts = self.verdict.placement.hardware.processes if isinstance(self.verdict, Accepted) else 0
+        return max(found) if found and len(found) == len(times) >= hosts else None
+
+    def ends(self, phase: Phase) -> tuple[Termination, ...]:
+        """Ended containers of one of the trainer's phases."""
+        return tuple(end for end in self.terminations if end.phase is phase)
+
+    def pods_of(self, phase: Phase) -> tuple[Pod, ...]:
+        """Pods of one of the trainer's phases."""
+        return tuple(pod for pod in self.pods if pod.phase is phase)

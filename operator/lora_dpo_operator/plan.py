@@ -1,0 +1,124 @@
+"""What to do next for one job: from what was observed to actions. Pure, and safe to repeat.
+
+Nothing is made twice: every object has one name, and is made only where it was not seen. An object that appears in
+between is met as a conflict, and taken where it is this job's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lora_dpo_api.protocol import Phase
+from lora_dpo_operator import configmap, export_job, jobset, names, prepare_job
+from lora_dpo_operator.blueprint import Blueprint
+from lora_dpo_operator.gateway import CONFIG_MAPS, JOBS, JOBSETS, Manifest, Resource
+from lora_dpo_operator.observed import Accepted, Observed
+from lora_dpo_operator.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Apply:
+    """Server-side apply: the operator owns every field."""
+
+    resource: Resource
+    manifest: Manifest
+
+
+@dataclasses.dataclass(frozen=True)
+class Create:
+    """Make an object, once."""
+
+    resource: Resource
+    manifest: Manifest
+
+
+@dataclasses.dataclass(frozen=True)
+class SetSuspend:
+    """Suspend or resume."""
+
+    resource: Resource
+    name: str
+    suspend: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Delete:
+    """Delete an object."""
+
+    resource: Resource
+    name: str
+
+
+Action = Apply | Create | SetSuspend | Delete
+
+
+def actions(observed: Observed, settings: Settings) -> tuple[Action, ...]:
+    """What to do, in this order; nothing for a job that is refused, finished or being deleted."""
+    verdict = observed.verdict
+    if not isinstance(verdict, Accepted) or observed.settled or observed.metadata.deletion_timestamp is not None:
+        return ()
+    blueprint = blueprint_of(observed, verdict, settings)
+    if observed.prepared is None:
+        return _prepare(observed, blueprint)
+    if not observed.trained:
+        return _train(observed, blueprint)
+    return _export(observed, blueprint)
+
+
+def blueprint_of(observed: Observed, verdict: Accepted, settings: Settings) -> Blueprint:
+    """Everything the builders need. Image and configuration stay those that the job was started with."""
+    name = observed.metadata.name
+    return Blueprint(
+        name=name,
+        namespace=observed.metadata.namespace,
+        uid=observed.metadata.uid,
+        spec=verdict.spec,
+        placement=verdict.placement,
+        config=verdict.config,
+        config_map=observed.pinned_config_map or names.config_map(name, verdict.config),
+        image=observed.pinned_image or verdict.spec.pod_template.image or settings.trainer_image,
+        spec_hash=observed.status.spec_hash or verdict.spec_hash,
+        trainer_env=settings.trainer_env,
+        queue_name=verdict.queue_name,
+        prepared_digest=observed.prepared.digest if observed.prepared else "",
+    )
+
+
+def _prepare(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]:
+    job = observed.prepare
+    if job is None:
+        return (*_config(blueprint), Create(JOBS, prepare_job.build(blueprint)))
+    if job.failed:
+        return ()
+    if job.complete:
+        # Its pod is gone, and its report with it: run it again, which costs little where its output exists.
+        lost = not observed.ends(Phase.PREPARE)
+        return (Delete(JOBS, job.metadata.name),) if lost else ()
+    return _suspended(JOBS, job.metadata.name, now=job.spec.suspend, wanted=blueprint.spec.run_policy.suspend)
+
+
+def _train(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]:
+    found = observed.jobset
+    if found is None:
+        return (*_config(blueprint), Create(JOBSETS, jobset.build(blueprint)))
+    if found.failed or blueprint.queue_name:
+        # Kueue owns `suspend` of a queued JobSet.
+        return ()
+    wanted = blueprint.spec.run_policy.suspend
+    return _suspended(JOBSETS, found.metadata.name, now=found.spec.suspend, wanted=wanted)
+
+
+def _export(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]:
+    if observed.export is None:
+        return (*_config(blueprint), Create(JOBS, export_job.build(blueprint)))
+    return ()
+
+
+def _config(blueprint: Blueprint) -> tuple[Action, ...]:
+    """The ConfigMap, where its content is still the one that the job was started with."""
+    current = names.config_map(blueprint.name, blueprint.config)
+    return (Apply(CONFIG_MAPS, configmap.build(blueprint)),) if current == blueprint.config_map else ()
+
+
+def _suspended(resource: Resource, name: str, *, now: bool, wanted: bool) -> tuple[Action, ...]:
+    return (SetSuspend(resource, name, wanted),) if now != wanted else ()

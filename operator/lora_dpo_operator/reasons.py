@@ -1,0 +1,73 @@
+"""Reasons of conditions and events, in one place: programs and alerts depend on them."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Reason(enum.StrEnum):
+    """One word for programs."""
+
+    ACCEPTED = "Accepted"
+    INVALID_SPEC = "InvalidSpec"
+    NAME_TAKEN = "NameTaken"
+    REFUSED_BY_CLUSTER = "RefusedByCluster"
+
+    PREPARING = "Preparing"
+    PREPARED = "Prepared"
+    PREPARE_WAITS = "PrepareWaits"
+    PREPARE_FAILED = "PrepareFailed"
+    PREPARE_TIMEOUT = "PrepareTimeout"
+    NO_REPORT = "NoReport"
+    MISSING_REFERENCE = "MissingReference"
+    IMAGE_PULL = "ImagePullFailed"
+    UNSCHEDULABLE = "Unschedulable"
+
+    WAITING_FOR_QUEUE = "WaitingForQueue"
+    WAITING_FOR_CAPACITY = "WaitingForCapacity"
+    ADMITTED = "Admitted"
+
+    SLICE_CREATED = "SliceCreated"
+    INITIALIZING = "Initializing"
+    TRAINING = "Training"
+    RESTARTING = "Restarting"
+    PREEMPTED = "Preempted"
+    TRAINED = "Trained"
+
+    SUSPENDED = "SuspendedByUser"
+    RESUMED = "Resumed"
+
+    REACHABLE = "Reachable"
+    UNREACHABLE = "Unreachable"
+
+    FINITE = "Finite"
+    NON_FINITE = "NonFinite"
+
+    SIMULATED = "SimulatedTpu"
+
+    EXPORTING = "Exporting"
+    EXPORT_FAILED = "ExportFailed"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+    SLICE_FAILED = "SliceFailed"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    OUT_OF_MEMORY = "OutOfMemory"
+    CRASHED = "Crashed"
+    KILLED = "Killed"
+
+
+class FailureClass(enum.StrEnum):
+    """Whose matter a failure is."""
+
+    CONFIG = "Config"
+    DATA = "Data"
+    STORAGE = "Storage"
+    CREDENTIALS = "Credentials"
+    ENVIRONMENT = "Environment"
+    OUTPUT = "Output"
+    MODEL = "Model"
+    TRAINING = "Training"
+    INFRASTRUCTURE = "Infrastructure"
+    DEADLINE = "Deadline"
+    INTERNAL = "Internal"

@@ -1,0 +1,131 @@
+"""One pass over one job: observe, plan, apply, derive, and exactly one status write.
+
+Idempotent, and the same whatever caused it: an edit, an event of a child, a restart of the operator, the resync.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Callable
+
+from lora_dpo_api import wire
+from lora_dpo_api.status import LoraDpoJobStatus
+from lora_dpo_operator import derive, events, observe, plan
+from lora_dpo_operator.errors import (
+    ConflictError,
+    ForbiddenError,
+    GatewayError,
+    NameTakenError,
+    NotFoundError,
+    RejectedError,
+)
+from lora_dpo_operator.gateway import EVENTS, Gateway, Manifest
+from lora_dpo_operator.objects import ObjectMeta
+from lora_dpo_operator.observe import Memory
+from lora_dpo_operator.observed import Observed, Trouble
+from lora_dpo_operator.reasons import Reason
+from lora_dpo_operator.settings import Settings
+
+Clock = Callable[[], datetime.datetime]
+
+
+async def reconcile(
+    gateway: Gateway, namespace: str, name: str, memory: Memory, settings: Settings, clock: Clock
+) -> Observed | None:
+    """Bring one job a step further.
+
+    Returns:
+        What was observed, with its new status; None where the job is gone.
+
+    Raises:
+        GatewayError: the API server did not answer; worth another try.
+    """
+    observed = await observe.observe(gateway, namespace, name, memory, settings)
+    if observed is None:
+        return None
+    for action in plan.actions(observed, settings) if observed.trouble is None else ():
+        observed = await _perform(gateway, action, observed)
+        if observed.trouble is not None:
+            break
+    return await tell(gateway, observed, clock)
+
+
+async def tell(gateway: Gateway, observed: Observed, clock: Clock) -> Observed | None:
+    """Write the status that follows from what was observed, if it has changed, and the events of the change.
+
+    Returns:
+        What was observed, with its new status; None where the job is gone.
+
+    Raises:
+        GatewayError: the API server did not answer.
+    """
+    now = clock()
+    status = derive.status(observed, now.replace(microsecond=0))
+    if status == observed.status:
+        return observed
+    try:
+        await gateway.apply_status(_status_manifest(observed, status))
+    except (NotFoundError, ConflictError):
+        # Deleted, and perhaps made anew under the same name: not the job that was observed.
+        return None
+    for index, event in enumerate(events.between(observed.status, status, observed.verdict)):
+        await _post(gateway, events.build(event, observed.metadata, now, index))
+    return dataclasses.replace(observed, status=status)
+
+
+async def _perform(gateway: Gateway, action: plan.Action, observed: Observed) -> Observed:
+    namespace = observed.metadata.namespace
+    try:
+        match action:
+            case plan.Apply(resource, manifest):
+                await gateway.apply(resource, manifest)
+            case plan.Create(resource, manifest):
+                return observe.with_child(observed, await _create(gateway, action, observed))
+            case plan.SetSuspend(resource, name, suspend):
+                return observe.with_child(observed, await gateway.set_suspend(resource, namespace, name, suspend))
+            case plan.Delete(resource, name):
+                await gateway.delete(resource, namespace, name)
+    except RejectedError as error:
+        trouble = Trouble(reason=Reason.REFUSED_BY_CLUSTER, message=f"The cluster refuses what this job needs: {error}")
+        return dataclasses.replace(observed, trouble=trouble)
+    except ForbiddenError as error:
+        trouble = Trouble(reason=Reason.REFUSED_BY_CLUSTER, message=f"Not allowed: {error}; tried again", final=False)
+        return dataclasses.replace(observed, trouble=trouble)
+    except NameTakenError as error:
+        return dataclasses.replace(observed, trouble=Trouble(reason=Reason.NAME_TAKEN, message=str(error)))
+    return observed
+
+
+async def _create(gateway: Gateway, action: plan.Create, observed: Observed) -> Manifest:
+    """Make an object, or take the one that appeared in between where it is this job's."""
+    try:
+        return await gateway.create(action.resource, action.manifest)
+    except ConflictError:
+        name = action.manifest["metadata"]["name"]
+        found = await gateway.get(action.resource, observed.metadata.namespace, name)
+        if found is None:
+            raise
+        metadata = ObjectMeta.model_validate(found["metadata"])
+        if not metadata.owned_by(observed.metadata.uid):
+            raise NameTakenError(action.resource.kind, name, metadata.owner) from None
+        return found
+
+
+def _status_manifest(observed: Observed, status: LoraDpoJobStatus) -> Manifest:
+    metadata = observed.metadata
+    return {
+        "apiVersion": wire.API_VERSION,
+        "kind": wire.KIND,
+        # With the uid, a job of the same name made since is not written to.
+        "metadata": {"name": metadata.name, "namespace": metadata.namespace, "uid": metadata.uid},
+        "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
+    }
+
+
+async def _post(gateway: Gateway, event: Manifest) -> None:
+    """Post an event; the job goes on without it where the cluster refuses (a namespace that is going, a quota)."""
+    try:
+        await gateway.create(EVENTS, event)
+    except GatewayError:
+        return

@@ -1,0 +1,233 @@
+"""What the operator knows of its jobs, and the one way to bring a job further.
+
+Whatever happens to a job or its children ends in `Service.reconcile`: one at a time for each job, and never more than
+one waiting, because the one that waits will see everything. A failure is tried again with a growing pause; nothing is
+lost when the operator stops, since all that matters is in the cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
+from lora_dpo_operator import accept, names, progress, reconcile, waiting
+from lora_dpo_operator.errors import OperatorError, ProgressError
+from lora_dpo_operator.gateway import Gateway
+from lora_dpo_operator.metrics import Instruments, Key
+from lora_dpo_operator.objects import Pod
+from lora_dpo_operator.observe import Memory
+from lora_dpo_operator.observed import Accepted, Observed, Poll
+from lora_dpo_operator.settings import Settings
+from lora_dpo_operator.terminations import of_pod
+
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 60.0
+_POLLED = (JobPhase.INITIALIZING, JobPhase.RUNNING)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Entry:
+    """One job, as this process knows it; all of it can be read again from the cluster, but for the memory's pods.
+
+    Attributes:
+        queued: a reconcile waits for the lock.
+        failures: reconciles that failed since the last good one.
+        due: when to look again without being told, by the monotonic clock.
+        poll_due: when to read the progress again.
+    """
+
+    lock: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+    queued: bool = False
+    memory: Memory = dataclasses.field(default_factory=Memory)
+    observed: Observed | None = None
+    status: LoraDpoJobStatus = dataclasses.field(default_factory=LoraDpoJobStatus)
+    failures: int = 0
+    due: float | None = None
+    poll_due: float = 0.0
+
+
+class Service:
+    """The jobs, and what is done with them."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        settings: Settings,
+        *,
+        clock: reconcile.Clock,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self.instruments = Instruments(self.snapshot)
+        self._gateway = gateway
+        self._clock = clock
+        self._monotonic = monotonic
+        self._entries: dict[Key, Entry] = {}
+
+    @property
+    def gateway(self) -> Gateway:
+        """The door to the API server."""
+        return self._gateway
+
+    def snapshot(self) -> dict[Key, LoraDpoJobStatus]:
+        """Every job's status, for the metrics."""
+        return {key: entry.status for key, entry in self._entries.items()}
+
+    def note(self, raw: dict[str, Any]) -> bool:
+        """Remember a job as it was read.
+
+        Returns:
+            Whether there may be something to do for it.
+        """
+        metadata, status = accept.metadata_of(raw), accept.status_of(raw)
+        entry = self._entry((metadata.namespace, metadata.name))
+        entry.status = status
+        finished = status.phase is not None and status.phase.finished
+        return not finished or status.observed_generation != metadata.generation
+
+    def capture(self, raw: dict[str, Any]) -> Key | None:
+        """Remember how a pod's trainer ended, before its pod is gone.
+
+        Returns:
+            The job that it belongs to.
+        """
+        pod = Pod.model_validate(raw)
+        job = pod.metadata.labels.get(names.JOB_LABEL)
+        if job is None:
+            return None
+        key = (pod.metadata.namespace, job)
+        end = of_pod(pod)
+        if end is not None:
+            memory = self._entry(key).memory
+            self._entry(key).memory = dataclasses.replace(
+                memory, terminations=memory.terminations | {pod.metadata.uid: end}
+            )
+        return key
+
+    def forget(self, known: set[Key] | None = None, key: Key | None = None) -> None:
+        """Forget a job that is gone, or all but the known ones."""
+        gone = {key} if key is not None else set(self._entries) - (known or set())
+        for job in gone:
+            if job in self._entries and not self._entries[job].lock.locked():
+                del self._entries[job]
+
+    async def reconcile(self, key: Key) -> None:
+        """Bring a job a step further; does nothing where another call already waits to."""
+        entry = self._entry(key)
+        if entry.queued:
+            return
+        entry.queued = True
+        self.instruments.queue_depth.inc()
+        async with entry.lock:
+            entry.queued = False
+            self.instruments.queue_depth.dec()
+            with self.instruments.reconcile_seconds.time():
+                await self._reconcile(key, entry)
+
+    def due(self) -> list[Key]:
+        """Jobs to look at again, because something failed or no watch would tell."""
+        now = self._monotonic()
+        return [key for key, entry in self._entries.items() if entry.due is not None and entry.due <= now]
+
+    def polls(self) -> list[Key]:
+        """Running jobs whose progress is to be read now."""
+        now = self._monotonic()
+        running = [key for key, entry in self._entries.items() if _target(entry.observed) is not None]
+        pause = progress.interval(
+            len(running), shortest=self.settings.progress_seconds, budget=self.settings.progress_budget
+        )
+        due = [key for key in running if self._entries[key].poll_due <= now]
+        for key in due:
+            self._entries[key].poll_due = now + pause
+        return due
+
+    async def poll(self, key: Key, pull: Callable[[progress.Target], Any]) -> None:
+        """Read a job's progress and tell it.
+
+        Args:
+            key: the job.
+            pull: reads one report, or raises `ProgressError`.
+        """
+        entry = self._entries.get(key)
+        target = _target(entry.observed) if entry else None
+        if entry is None or target is None:
+            return
+        try:
+            outcome = await pull(target)
+        except ProgressError as error:
+            outcome = error
+        self.instruments.progress_pulls.labels("failed" if isinstance(outcome, ProgressError) else "read").inc()
+        async with entry.lock:
+            await self._tell(key, entry, target, progress.after(entry.memory.poll, outcome))
+
+    async def _tell(self, key: Key, entry: Entry, target: progress.Target, poll: Poll) -> None:
+        """Write what a poll changes, from what was last observed: no need to read everything again."""
+        if entry.observed is None or _target(entry.observed) != target:
+            return
+        entry.memory = dataclasses.replace(entry.memory, poll=poll)
+        observed = dataclasses.replace(entry.observed, poll=poll)
+        try:
+            self._keep(key, entry, await reconcile.tell(self._gateway, observed, self._clock))
+        except OperatorError as error:
+            self._failed(key, entry, error)
+
+    async def _reconcile(self, key: Key, entry: Entry) -> None:
+        namespace, name = key
+        try:
+            observed = await reconcile.reconcile(
+                self._gateway, namespace, name, entry.memory, self.settings, self._clock
+            )
+        except OperatorError as error:
+            self._failed(key, entry, error)
+            return
+        self.instruments.reconciles.labels("ok" if observed else "gone").inc()
+        self._keep(key, entry, observed)
+
+    def _keep(self, key: Key, entry: Entry, observed: Observed | None) -> None:
+        entry.failures, entry.due = 0, None
+        if observed is None:
+            self._entries.pop(key, None)
+            return
+        entry.observed, entry.status = observed, observed.status
+        if observed.attempt > (entry.memory.poll.report.attempt if entry.memory.poll.report else observed.attempt):
+            entry.memory = dataclasses.replace(entry.memory, poll=Poll())
+        if needs_another_look(observed):
+            entry.due = self._monotonic() + self.settings.recheck_seconds
+
+    def _failed(self, key: Key, entry: Entry, error: OperatorError) -> None:
+        self.instruments.reconciles.labels("failed").inc()
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**entry.failures)
+        entry.failures += 1
+        entry.due = self._monotonic() + pause
+        logger.warning(
+            "Reconcile failed, will be tried again",
+            extra={"namespace": key[0], "job": key[1], "error": str(error), "pause_seconds": pause},
+        )
+
+    def _entry(self, key: Key) -> Entry:
+        return self._entries.setdefault(key, Entry())
+
+
+def needs_another_look(observed: Observed) -> bool:
+    """Whether something may change that no watch tells: events on a pod that cannot start, a refusal by quota."""
+    if observed.settled:
+        return False
+    refused = observed.trouble is not None and not observed.trouble.final
+    return refused or bool(waiting.watched_pods(observed))
+
+
+def _target(observed: Observed | None) -> progress.Target | None:
+    """Whom to ask for progress; None where nobody would answer."""
+    if observed is None or not isinstance(observed.verdict, Accepted) or observed.status.phase not in _POLLED:
+        return None
+    leader = observed.leader
+    if leader is None or not leader.alive or leader.status.pod_ip is None:
+        return None
+    return progress.Target(address=leader.status.pod_ip, run_id=observed.verdict.run_id, attempt=observed.attempt)

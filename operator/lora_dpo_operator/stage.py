@@ -1,0 +1,146 @@
+"""Which phase a job is in, and the way that led there: from what is observed, never from counted events."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+
+from lora_dpo_api.protocol import Phase
+from lora_dpo_api.status import Failure, JobPhase
+from lora_dpo_operator.objects import JobSet
+from lora_dpo_operator.observed import Accepted, Observed
+from lora_dpo_operator.reasons import Reason
+from lora_dpo_operator.terminations import TRAINING_STATES
+
+
+@dataclasses.dataclass(frozen=True)
+class Milestone:
+    """A phase that the job has reached, and when."""
+
+    phase: JobPhase
+    time: datetime.datetime
+    reason: str = ""
+
+
+def phase_of(observed: Observed, failure: Failure | None) -> JobPhase:
+    """The phase that a job is in.
+
+    Args:
+        observed: the job.
+        failure: why it has failed for good, if it has.
+    """
+    if failure is not None:
+        return JobPhase.FAILED
+    if observed.export is not None and observed.export.complete:
+        return JobPhase.SUCCEEDED
+    if observed.trained:
+        return JobPhase.EXPORTING
+    if observed.jobset is not None:
+        return _slice_phase(observed, observed.jobset)
+    if observed.prepare is None and observed.prepared is None:
+        return JobPhase.PENDING
+    if observed.prepare is not None and observed.prepare.spec.suspend:
+        return JobPhase.SUSPENDED
+    return JobPhase.PREPARING
+
+
+def path_to(phase: JobPhase, observed: Observed, failure: Failure | None, now: datetime.datetime) -> list[Milestone]:
+    """The phases from the beginning to the present one, of the present attempt, with the objects' own times."""
+    path = [Milestone(JobPhase.PENDING, observed.metadata.creation_timestamp or now)]
+    if observed.prepare is not None:
+        path.append(Milestone(JobPhase.PREPARING, observed.prepare.metadata.creation_timestamp or now))
+    if observed.jobset is not None:
+        path += _slice_path(observed, observed.jobset, phase, now)
+    if observed.export is not None:
+        path.append(Milestone(JobPhase.EXPORTING, observed.export.metadata.creation_timestamp or now))
+    if phase is JobPhase.SUSPENDED:
+        path.append(Milestone(phase, _since(observed.jobset, "Suspended") or now, Reason.SUSPENDED))
+    if phase is JobPhase.SUCCEEDED and observed.export and observed.export.complete:
+        path.append(Milestone(phase, observed.export.complete.last_transition_time or now))
+    if phase is JobPhase.FAILED:
+        path.append(Milestone(phase, _failed_at(observed) or now, failure.reason if failure else ""))
+    if path[-1].phase is not phase:
+        path.append(Milestone(phase, now))
+    return path
+
+
+def _slice_phase(observed: Observed, jobset: JobSet) -> JobPhase:
+    queued = isinstance(observed.verdict, Accepted) and observed.verdict.queue_name is not None
+    if jobset.suspended:
+        return JobPhase.QUEUED if queued else JobPhase.SUSPENDED
+    if observed.training:
+        # A failed host ends the attempt: JobSet will say so in a moment.
+        return JobPhase.RESTARTING if jobset.restarting else JobPhase.RUNNING
+    if jobset.restarting or (observed.attempt > 0 and not observed.slice_pods):
+        return JobPhase.RESTARTING
+    if any(pod.unschedulable for pod in observed.slice_pods):
+        return JobPhase.QUEUED
+    return JobPhase.INITIALIZING
+
+
+def _slice_path(observed: Observed, jobset: JobSet, phase: JobPhase, now: datetime.datetime) -> list[Milestone]:
+    path: list[Milestone] = []
+    if observed.attempt > 0:
+        path.append(Milestone(JobPhase.RESTARTING, _restarted_at(observed, jobset) or now, _restart_reason(jobset)))
+        if phase is JobPhase.RESTARTING:
+            return path
+    if phase is JobPhase.SUSPENDED:
+        return path
+    started = _attempt_started_at(observed, jobset) or now
+    was_queued = phase is JobPhase.QUEUED or observed.status.phase is JobPhase.QUEUED
+    if was_queued:
+        path.append(Milestone(JobPhase.QUEUED, started))
+        if phase is JobPhase.QUEUED:
+            return path
+        started = observed.scheduled_whole_at or now
+    path.append(Milestone(JobPhase.INITIALIZING, started))
+    if observed.training:
+        path.append(Milestone(JobPhase.RUNNING, _training_since(observed) or now))
+    return path
+
+
+def _attempt_started_at(observed: Observed, jobset: JobSet) -> datetime.datetime | None:
+    resumed = jobset.condition("Suspended")
+    if resumed is not None and resumed.status == "False":
+        return resumed.last_transition_time
+    if observed.attempt == 0:
+        return jobset.metadata.creation_timestamp
+    times = [pod.metadata.creation_timestamp for pod in observed.slice_pods]
+    return min((time for time in times if time is not None), default=None)
+
+
+def _restarted_at(observed: Observed, jobset: JobSet) -> datetime.datetime | None:
+    if jobset.restarting:
+        return jobset.restarting.last_transition_time
+    before = [end for end in observed.ends(Phase.TRAIN) if end.attempt == observed.attempt - 1]
+    times = [end.finished_at for end in before if end.finished_at is not None]
+    return min(times, default=None) or _attempt_started_at(observed, jobset)
+
+
+def _restart_reason(jobset: JobSet) -> str:
+    condition = jobset.condition("RestartingJobSet")
+    disruption = condition is not None and condition.reason.endswith("disruption")
+    return Reason.PREEMPTED if disruption else Reason.RESTARTING
+
+
+def _training_since(observed: Observed) -> datetime.datetime | None:
+    """Rank 0 knows when training began; where nobody heard it, its container's start is the nearest known time."""
+    report = observed.poll.report
+    if report is not None and report.attempt == observed.attempt and report.state in TRAINING_STATES:
+        return report.state_since
+    started = [end.started_at for end in observed.slice_ends if end.leader and end.started_at]
+    return min(started, default=None)
+
+
+def _failed_at(observed: Observed) -> datetime.datetime | None:
+    conditions = (
+        observed.prepare.failed if observed.prepare else None,
+        observed.jobset.failed if observed.jobset else None,
+        observed.export.failed if observed.export else None,
+    )
+    return next((found.last_transition_time for found in conditions if found is not None), None)
+
+
+def _since(jobset: JobSet | None, kind: str) -> datetime.datetime | None:
+    condition = jobset.condition(kind) if jobset else None
+    return condition.last_transition_time if condition else None
