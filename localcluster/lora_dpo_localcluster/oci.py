@@ -1,0 +1,123 @@
+"""Image archives and layouts made by hand, for images that no registry serves."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import platform
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_OMITTED = ("proc/", "sys/", "dev/", "run/", "tmp/", "var/cache/apt/", "var/lib/apt/lists/", "var/log/")
+
+
+def architecture() -> str:
+    """This machine's architecture, as images name it."""
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+
+
+def write_archive(target: Path, name: str, files: Iterable[tuple[str, bytes]], entrypoint: list[str]) -> None:
+    """Write a Docker archive with one layer.
+
+    Args:
+        target: the archive.
+        name: the image's name and tag.
+        files: path and content; executable.
+        entrypoint: the image's command.
+    """
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as layer:
+        for path, content in files:
+            _add(layer, path, content, 0o755)
+    content = buffer.getvalue()
+    config = json.dumps(
+        {
+            "architecture": architecture(),
+            "os": "linux",
+            "config": {"Entrypoint": entrypoint, "Env": [_PATH]},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{_digest(content)}"]},
+        }
+    ).encode()
+    config_name = f"{_digest(config)}.json"
+    manifest = json.dumps([{"Config": config_name, "RepoTags": [name], "Layers": ["layer.tar"]}]).encode()
+    with tarfile.open(target, "w") as archive:
+        for path, part in ((config_name, config), ("layer.tar", content), ("manifest.json", manifest)):
+            _add(archive, path, part, 0o644)
+
+
+def write_layout(target: Path, rootfs: Path, name: str) -> str:
+    """Write a root file system as an OCI layout with one uncompressed layer.
+
+    Args:
+        target: a new folder.
+        rootfs: the file system; device nodes, caches and what the kernel mounts are left out.
+        name: the reference in the layout.
+
+    Returns:
+        The manifest's digest, `sha256:…`.
+    """
+    blobs = target / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    layer = target / "layer.tar"
+    with tarfile.open(layer, "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.add(rootfs, arcname=".", filter=_kept)
+    with layer.open("rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    size = layer.stat().st_size
+    layer.rename(blobs / digest)
+    config = _blob(
+        blobs,
+        {
+            "architecture": architecture(),
+            "os": "linux",
+            "config": {"Env": [_PATH], "Cmd": ["bash"]},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+        },
+    )
+    manifest = _blob(
+        blobs,
+        {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json", **config},
+            "layers": [
+                {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": f"sha256:{digest}", "size": size}
+            ],
+        },
+    )
+    entry = {
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        **manifest,
+        "annotations": {"org.opencontainers.image.ref.name": name},
+    }
+    (target / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    (target / "oci-layout").write_text(json.dumps({"imageLayoutVersion": "1.0.0"}))
+    return str(manifest["digest"])
+
+
+def _kept(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    name = entry.name.removeprefix("./")
+    if entry.isdev() or any(name.startswith(folder) for folder in _OMITTED):
+        return None
+    # Two layouts of the same packages are the same bytes, whenever they were installed.
+    entry.mtime = 0
+    return entry
+
+
+def _blob(blobs: Path, value: dict[str, object]) -> dict[str, object]:
+    content = json.dumps(value).encode()
+    (blobs / _digest(content)).write_bytes(content)
+    return {"digest": f"sha256:{_digest(content)}", "size": len(content)}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _add(tar: tarfile.TarFile, path: str, content: bytes, mode: int) -> None:
+    entry = tarfile.TarInfo(path)
+    entry.size, entry.mode = len(content), mode
+    tar.addfile(entry, io.BytesIO(content))
