@@ -14,6 +14,7 @@ from kubernetes.aio.config import ConfigException
 
 from lora_dpo_operator import gateway, handlers, progress, server, settings
 from lora_dpo_operator.errors import SettingsError
+from lora_dpo_operator.metrics import Instruments
 from lora_dpo_operator.resync import Resync
 from lora_dpo_operator.service import Service
 from lora_dpo_operator.settings import LogFormat, Settings
@@ -33,14 +34,14 @@ async def run(chosen: Settings) -> None:
         kubernetes.aio.config.ConfigException: there is no cluster to connect to.
         OSError: the port is taken.
     """
-    calls: list[gateway.Observer] = []
-    door = await gateway.connect(observer=lambda verb, resource, code: calls[0](verb, resource, code))
-    service = Service(door, chosen, clock=now)
-    calls.append(service.instruments.observe_call)
+    instruments = Instruments()
+    door = await gateway.connect(observer=instruments.observe_call)
+    service = Service(door, chosen, instruments, clock=now)
+    instruments.watch(service.snapshot)
     session = progress.client()
     loop = Resync(service, session, now)
     health = server.Health(alive=loop.alive, ready=loop.ready)
-    runner = await server.start(server.application(service.instruments.registry, health), chosen.port)
+    runner = await server.start(server.application(instruments.registry, health), chosen.port)
     try:
         await _serve(chosen, service, loop)
     finally:

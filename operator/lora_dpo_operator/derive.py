@@ -26,11 +26,12 @@ def status(observed: Observed, now: datetime.datetime) -> LoraDpoJobStatus:
     message = messages.derive(observed, phase, failure)
     path = stage.path_to(phase, observed, failure, now)
     new_attempt = observed.attempt > observed.known_attempt
+    entries = timeline.advance(observed.status.timeline, path, new_attempt=new_attempt)
     changes = {
         "observed_generation": observed.metadata.generation,
         "phase": phase,
         "message": message,
-        "timeline": timeline.advance(observed.status.timeline, path, new_attempt=new_attempt),
+        "timeline": entries,
         "conditions": conditions.derive(observed, phase, failure, message, now),
         "prepared": observed.prepared,
         "failure": failure or _last_failure(observed, phase),
@@ -38,7 +39,7 @@ def status(observed: Observed, now: datetime.datetime) -> LoraDpoJobStatus:
         "artifacts": progress_status.artifacts(observed),
     }
     changes |= _identity(observed, now) | _restarts(observed) | progress_status.derive(observed)
-    changes |= _times(observed, phase, changes["timeline"][-1].started)
+    changes |= _times(observed, phase, entries[-1].started)
     return observed.status.model_copy(update=changes)
 
 

@@ -47,27 +47,27 @@ def configure(settings: kopf.OperatorSettings) -> None:
 @kopf.on.create(GROUP, VERSION, PLURAL, id="create")
 @kopf.on.resume(GROUP, VERSION, PLURAL, id="resume")
 @kopf.on.update(GROUP, VERSION, PLURAL, id="update", field="spec")
-async def job_changed(body: kopf.Body, memo: Any, namespace: str, name: str, **_: Any) -> None:
+async def job_changed(body: kopf.Body, memo: Any, namespace: str | None, name: str, **_: Any) -> None:
     """A LoraDpoJob is new, has changed, or was there when the operator started."""
     service = _service(memo)
     if service.note(dict(body)):
-        await service.reconcile((namespace, name))
+        await service.reconcile((namespace or "", name))
 
 
 @kopf.on.event(GROUP, VERSION, PLURAL, id="gone")
-async def job_gone(event: kopf.RawEvent, memo: Any, namespace: str, name: str, **_: Any) -> None:
+async def job_gone(event: kopf.RawEvent, memo: Any, namespace: str | None, name: str, **_: Any) -> None:
     """A LoraDpoJob was deleted: its gauges go at once."""
     if event["type"] == "DELETED":
-        _service(memo).forget(key=(namespace, name))
+        _service(memo).forget(key=(namespace or "", name))
 
 
 @kopf.on.event("jobset.x-k8s.io", "v1alpha2", "jobsets", id="jobset", labels=_OURS)
 @kopf.on.event("batch", "v1", "jobs", id="job", labels=_OURS)
-async def child_changed(labels: kopf.Labels, memo: Any, namespace: str, **_: Any) -> None:
+async def child_changed(labels: kopf.Labels, memo: Any, namespace: str | None, **_: Any) -> None:
     """A JobSet or Job of a job has changed."""
     job = labels.get(names.JOB_LABEL)
     if job:
-        await _service(memo).reconcile((namespace, job))
+        await _service(memo).reconcile((namespace or "", job))
 
 
 @kopf.on.event("", "v1", "pods", id="pod", labels=_OURS)

@@ -71,9 +71,8 @@ class JobCollector(Collector):
 class Instruments:
     """What the operator counts about itself."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(JobCollector(snapshot))
         self.reconcile_seconds = Histogram(
             f"{PREFIX}_reconcile_seconds", "Time of one reconcile.", buckets=_BUCKETS, registry=self.registry
         )
@@ -93,6 +92,10 @@ class Instruments:
             "When all jobs were last read; alert on it, a blind operator answers its probes.",
             registry=self.registry,
         )
+
+    def watch(self, snapshot: Snapshot) -> None:
+        """Render the gauges of these jobs too."""
+        self.registry.register(JobCollector(snapshot))
 
     def observe_call(self, verb: str, resource: str, code: int) -> None:
         """Count a call to the API server."""

@@ -60,12 +60,13 @@ class Service:
         self,
         gateway: Gateway,
         settings: Settings,
+        instruments: Instruments,
         *,
         clock: reconcile.Clock,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
-        self.instruments = Instruments(self.snapshot)
+        self.instruments = instruments
         self._gateway = gateway
         self._clock = clock
         self._monotonic = monotonic
