@@ -1,11 +1,21 @@
-"""The jitted programs: train step, evaluation, log-probabilities."""
+"""The jitted programs: train step, evaluation, log-probabilities.
+
+Chosen and rejected answers go through one forward; gradients exist for the adapter only; the frozen base is an
+argument of every program, so that no program holds a copy of it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
+import haliax as hax
 import jax
+import jax.numpy as jnp
 
+from lora_dpo_trainer import logprobs, lora, model, objective
+from lora_dpo_trainer.attention import PairMask
 from lora_dpo_trainer.batch import PackedBatch
 from lora_dpo_trainer.lora import Adapter, LoraPlan
 from lora_dpo_trainer.model import BaseModel
@@ -19,8 +29,8 @@ class TrainState(NamedTuple):
     """Everything that a checkpoint holds of the computation.
 
     Attributes:
-        adapter: `lora.Adapter`, float32.
-        opt_state: Optax's state, same layout.
+        adapter: float32 factors.
+        opt_state: Optax's state.
         step: int32 scalar, steps completed.
         key: Root key of dropout; step n uses `fold_in(key, n)`, so that resuming is exact.
     """
@@ -31,29 +41,160 @@ class TrainState(NamedTuple):
     key: jax.Array
 
 
-class TrainStep:
-    """`state, metrics = train_step(state, batch)`; the state given is donated."""
+type TrainStep = Callable[[TrainState, PackedBatch], tuple[TrainState, Metrics]]
+"""`state, metrics = train_step(state, batch)`.
 
-    def __call__(self, state: TrainState, batch: PackedBatch) -> tuple[TrainState, Metrics]:
-        """One optimizer step.
+The given state is donated: it must not be used again. Metrics are float32 scalars: `objective.METRICS`, `grad_norm`
+(before clipping) and `learning_rate`.
+"""
 
-        Returns:
-            The new state, and float32 scalars: `objective.METRICS`, `grad_norm` (before clipping), `learning_rate`.
-        """
-        raise NotImplementedError
+type EvalStep = Callable[[Adapter, PackedBatch], Metrics]
+"""`sums = eval_step(adapter, batch)`: `objective.METRICS` summed over the batch's pairs, and `pairs`, their number."""
+
+type LogprobStep = Callable[[Adapter | None, PackedBatch], jax.Array]
+"""`logps = logprob_step(adapter, batch)`: float32 [groups, pairs, 2]; without adapter, those of the base."""
 
 
 def init_state(adapter: Adapter, optimizer: Optimizer, seed: int) -> TrainState:
     """The state before the first step."""
-    raise NotImplementedError
+    return TrainState(adapter, optimizer.init(adapter), jnp.zeros((), jnp.int32), jax.random.key(seed))
 
 
 def make_train_step(
-    base: BaseModel, plan: LoraPlan, objective: Objective, optimizer: Optimizer, *, microbatches: int = 1
+    base: BaseModel, plan: LoraPlan, goal: Objective, optimizer: Optimizer, *, microbatches: int = 1
 ) -> TrainStep:
-    """Build the train step.
+    """Build the train step; one compiled program for each `BatchShape`.
 
-    The reference log-probabilities are taken from the batch, or, when `batch.reference` is None, computed by an
-    adapter-less forward of the same program. Groups of a batch are `data shards x microbatches`.
+    Args:
+        base: The frozen base.
+        plan: What is adapted.
+        goal: What is minimised.
+        optimizer: Updates the adapter.
+        microbatches: Groups that follow one another on each data shard, to save memory.
+
+    The reference log-probabilities come from the batch; when `batch.reference` is None, an adapter-less forward of
+    the same program computes them.
     """
-    raise NotImplementedError
+    arrays, static = eqx.partition(base.module, eqx.is_array)
+
+    def part_loss(
+        adapter: Adapter, module: Any, part: PackedBatch, totals: objective.Totals, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        policy = answer_logprobs(base, module, part, adapter, plan, key)
+        reference = part.reference
+        if reference is None:
+            reference = jax.lax.stop_gradient(answer_logprobs(base, module, part))
+        counts = answer_counts(part)
+        flat = (x.reshape(-1, 2) for x in (policy, jnp.asarray(reference), counts))
+        return objective.evaluate(goal, *flat, part.valid.reshape(-1), totals)
+
+    def run(arrays: Any, state: TrainState, batch: PackedBatch) -> tuple[TrainState, Metrics]:
+        module = eqx.combine(arrays, static)
+        totals = _totals(batch)
+        key = jax.random.fold_in(state.key, state.step)
+        slope = jax.grad(part_loss, has_aux=True)
+        if microbatches == 1:
+            grads, metrics = slope(state.adapter, module, batch, totals, key)
+        else:
+            parts = jax.tree.map(lambda x: _split(x, microbatches), batch)
+
+            def add(sums: Any, item: tuple[jax.Array, PackedBatch]) -> tuple[Any, None]:
+                index, part = item
+                new = slope(state.adapter, module, part, totals, jax.random.fold_in(key, index))
+                return jax.tree.map(jnp.add, sums, new), None
+
+            zeros = jax.tree.map(jnp.zeros_like, state.adapter), dict.fromkeys(objective.METRICS, jnp.zeros(()))
+            (grads, metrics), _ = jax.lax.scan(add, zeros, (jnp.arange(microbatches), parts))
+        adapter, opt_state, norm = optimizer.update(grads, state.opt_state, state.adapter, state.step)
+        metrics = metrics | {"grad_norm": norm, "learning_rate": optimizer.learning_rate(state.step)}
+        return TrainState(adapter, opt_state, state.step + 1, state.key), metrics
+
+    program = jax.jit(run, donate_argnums=(1,))
+    return lambda state, batch: program(arrays, state, batch)
+
+
+def make_eval_step(base: BaseModel, plan: LoraPlan, goal: Objective) -> EvalStep:
+    """Build the evaluation of a batch: sums, so that uneven batches add up exactly."""
+    arrays, static = eqx.partition(base.module, eqx.is_array)
+
+    def run(arrays: Any, adapter: Adapter, batch: PackedBatch) -> Metrics:
+        module = eqx.combine(arrays, static)
+        policy = answer_logprobs(base, module, batch, adapter, plan)
+        reference = batch.reference if batch.reference is not None else answer_logprobs(base, module, batch)
+        totals = _totals(batch)
+        flat = (x.reshape(-1, 2) for x in (policy, jnp.asarray(reference), answer_counts(batch)))
+        _, metrics = objective.evaluate(goal, *flat, batch.valid.reshape(-1), totals)
+        return {name: value * totals.pairs for name, value in metrics.items()} | {"pairs": totals.pairs}
+
+    program = jax.jit(run)
+    return lambda adapter, batch: program(arrays, adapter, batch)
+
+
+def make_logprob_step(base: BaseModel, plan: LoraPlan | None = None) -> LogprobStep:
+    """Build the forward that only returns log-probabilities: for the reference and for probe rows."""
+    arrays, static = eqx.partition(base.module, eqx.is_array)
+
+    def run(arrays: Any, adapter: Adapter | None, batch: PackedBatch) -> jax.Array:
+        return answer_logprobs(base, eqx.combine(arrays, static), batch, adapter, plan)
+
+    program = jax.jit(run)
+    return lambda adapter, batch: program(arrays, adapter, batch)
+
+
+def answer_logprobs(
+    base: BaseModel,
+    module: Any,
+    batch: PackedBatch,
+    adapter: Adapter | None = None,
+    plan: LoraPlan | None = None,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """Summed log-probabilities of all answers.
+
+    Args:
+        base: Describes the model.
+        module: Its arrays (those of `base`, as arguments of the program).
+        batch: What is scored.
+        adapter: None for the base alone.
+        plan: Of the adapter.
+        key: For dropout; None switches it off.
+
+    Returns:
+        float32 [groups, pairs, 2]; 0 where there is no pair.
+    """
+    policy = module if adapter is None or plan is None else lora.attach(module, adapter, plan)
+    trunk_key, head_key = (None, None)
+    if key is not None and plan is not None and plan.dropout:
+        trunk_key, head_key = jax.random.split(key)
+    groups, rows, length = batch.tokens.shape
+    axes = (hax.Axis(model.Row, groups * rows), hax.Axis(model.Pos, length))
+    tokens, positions, pair, branch = (
+        hax.named(x.reshape(groups * rows, length), axes)
+        for x in (batch.tokens, batch.positions, batch.pair, batch.branch)
+    )
+    mask = PairMask(pair, branch, positions)
+    hidden = model.hidden_states(policy, tokens, positions, mask, trunk_key)
+    states = hidden.rearrange((*axes, base.embed)).array.reshape(groups, rows * length, base.embed.size)
+    picked = jnp.take_along_axis(states, batch.slot_source[..., None], axis=1)
+    low_rank, head_b = (None, None)
+    if adapter is not None and plan is not None:
+        low_rank, head_b = lora.head_low_rank(picked, adapter, plan, head_key)
+    head = model.head_weight(module, base.embed)
+    values = logprobs.token_logprobs(picked, head, batch.slot_target, low_rank, head_b)
+    return logprobs.answer_sums(values, batch.slot_answer, batch.valid.shape[1])
+
+
+def answer_counts(batch: PackedBatch) -> jax.Array:
+    """Predicted tokens of each answer, float32 [groups, pairs, 2]."""
+    ones = jnp.ones(batch.slot_answer.shape, jnp.float32)
+    return logprobs.answer_sums(ones, batch.slot_answer, batch.valid.shape[1])
+
+
+def _totals(batch: PackedBatch) -> objective.Totals:
+    pairs = jnp.maximum(jnp.sum(batch.valid).astype(jnp.float32), 1.0)
+    return objective.Totals(pairs, jnp.maximum(jnp.sum(answer_counts(batch)[..., 0]), 1.0))
+
+
+def _split(x: jax.Array, microbatches: int) -> jax.Array:
+    """[shards * microbatches, …] → [microbatches, shards, …], each shard keeping its own groups."""
+    return jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1)

@@ -1,0 +1,181 @@
+"""Adapters in PEFT's layout: `adapter_model.safetensors` and `adapter_config.json`."""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import haliax as hax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from lora_dpo_api.config_file import AInit, LoraConfig
+from lora_dpo_trainer import errors, lora, storage
+from lora_dpo_trainer.lora import Adapter, LoraPlan, LoraWeights
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+_PREFIX = "base_model.model."
+
+
+def tensors(adapter: Adapter, plan: LoraPlan) -> dict[str, np.ndarray]:
+    """PEFT's name → array: A [rank, in], B [out, rank], one of each an adapted layer.
+
+    Args:
+        adapter: With arrays on this process.
+        plan: Of the adapter.
+    """
+    found = {}
+    for target in plan.targets:
+        linear, (A, B) = target.linear, adapter[target.linear.path]
+        stack = () if linear.Layers is None else (linear.Layers,)
+        rank, inputs, outputs = target.rank_axis.size, hax.axis_size(linear.In), hax.axis_size(linear.Out)
+        stacked_a = np.asarray(A.rearrange((*stack, target.rank_axis, *linear.In)).array).reshape(-1, rank, inputs)
+        stacked_b = np.asarray(B.rearrange((*stack, *linear.Out, target.rank_axis)).array).reshape(-1, outputs, rank)
+        for layer, (name, own) in enumerate(zip(linear.names, target.ranks, strict=True)):
+            if own:
+                found[f"{_PREFIX}{name}.lora_A.weight"] = np.ascontiguousarray(stacked_a[layer, :own])
+                found[f"{_PREFIX}{name}.lora_B.weight"] = np.ascontiguousarray(stacked_b[layer, :, :own])
+    return found
+
+
+def from_tensors(arrays: Mapping[str, np.ndarray], plan: LoraPlan, *, where: str = "the adapter") -> Adapter:
+    """The inverse of `tensors`, float32.
+
+    Raises:
+        ConfigError: a tensor is missing, has another shape, or belongs to nothing in the plan.
+    """
+    left = dict(arrays)
+    adapter: Adapter = {}
+    for target in plan.targets:
+        linear, rank = target.linear, target.rank_axis.size
+        inputs, outputs = hax.axis_size(linear.In), hax.axis_size(linear.Out)
+        stacked_a = np.zeros((len(linear.names), rank, inputs), np.float32)
+        stacked_b = np.zeros((len(linear.names), outputs, rank), np.float32)
+        for layer, (name, own) in enumerate(zip(linear.names, target.ranks, strict=True)):
+            if own:
+                stacked_a[layer, :own] = _take(left, f"{_PREFIX}{name}.lora_A.weight", (own, inputs), where)
+                stacked_b[layer, :, :own] = _take(left, f"{_PREFIX}{name}.lora_B.weight", (outputs, own), where)
+        a_axes, b_axes = lora.shapes(plan)[linear.path]
+        adapter[linear.path] = LoraWeights(
+            hax.named(jnp.asarray(stacked_a.reshape([axis.size for axis in a_axes])), a_axes),
+            hax.named(jnp.asarray(stacked_b.reshape([axis.size for axis in b_axes])), b_axes),
+        )
+    if left:
+        raise errors.ConfigError(
+            f"{where} adapts {sorted(left)[0]}, which lora.target_modules leaves out.",
+            hint="Choose lora.target_modules and lora.exclude_modules as the adapter was trained with.",
+        )
+    return adapter
+
+
+def adapter_config(plan: LoraPlan, config: LoraConfig, base: str, revision: str | None = None) -> dict[str, Any]:
+    """PEFT's `adapter_config.json` for an adapter.
+
+    Layers whose rank or alpha differs from the commonest one are named in `rank_pattern` and `alpha_pattern`.
+    """
+    layers = [
+        (name, rank, scale * (math.sqrt(rank) if config.rslora else rank))
+        for target in plan.targets
+        for name, rank, scale in zip(target.linear.names, target.ranks, target.scales, strict=True)
+        if rank
+    ]
+    rank = collections.Counter(layer[1] for layer in layers).most_common(1)[0][0]
+    alphas = [round(layer[2], 9) for layer in layers]
+    alpha = collections.Counter(alphas).most_common(1)[0][0]
+    whole = all(all(target.ranks) for target in plan.targets)
+    names = sorted({target.linear.leaf for target in plan.targets} if whole else {layer[0] for layer in layers})
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "revision": revision,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": _integral(alpha),
+        "lora_dropout": plan.dropout,
+        "use_rslora": config.rslora,
+        "use_dora": False,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        # A zero A with a random B is no start that PEFT knows by name.
+        "init_lora_weights": config.a_init_mode is not AInit.ZERO,
+        "target_modules": names,
+        "rank_pattern": {layer[0]: layer[1] for layer in layers if layer[1] != rank},
+        "alpha_pattern": {
+            layer[0]: _integral(value) for layer, value in zip(layers, alphas, strict=True) if value != alpha
+        },
+        "exclude_modules": None,
+        "modules_to_save": None,
+        "layers_to_transform": None,
+        "layers_pattern": None,
+    }
+
+
+def save(
+    folder: str, adapter: Adapter, plan: LoraPlan, config: LoraConfig, base: str, revision: str | None = None
+) -> None:
+    """Write an adapter to a folder (any fsspec URL); the weights last, so that their presence means complete.
+
+    Raises:
+        NonFinite: a weight is NaN or infinite; nothing is written.
+    """
+    arrays = tensors(adapter, plan)
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise errors.NonFinite(f"The adapter is not finite in {name}; it is not written.")
+    storage.write_json(storage.join(folder, CONFIG), adapter_config(plan, config, base, revision))
+    storage.write_bytes(storage.join(folder, WEIGHTS), save_safetensors(arrays, metadata={"format": "pt"}))
+
+
+def load(folder: str, plan: LoraPlan) -> Adapter:
+    """Read the weights of an adapter, to go on from or as the reference.
+
+    Raises:
+        ConfigError: it does not fit the plan.
+        FileNotFoundError: there is none.
+    """
+    return from_tensors(load_safetensors(storage.read_bytes(storage.join(folder, WEIGHTS))), plan, where=folder)
+
+
+def load_config(folder: str) -> LoraConfig:
+    """The settings that an adapter was trained with.
+
+    Raises:
+        ConfigError: it is of a kind that is not supported, such as DoRA.
+    """
+    raw = storage.read_json(storage.join(folder, CONFIG))
+    for name in ("use_dora", "modules_to_save", "layer_replication", "lora_bias", "trainable_token_indices"):
+        if raw.get(name):
+            raise errors.ConfigError(f"{folder} sets {name}, which is not supported.")
+    if raw.get("peft_type") != "LORA":
+        raise errors.ConfigError(f"{folder} is a {raw.get('peft_type')} adapter; only LORA can be read.")
+    return LoraConfig(
+        r=raw["r"],
+        alpha=raw["lora_alpha"],
+        dropout=raw.get("lora_dropout", 0.0),
+        target_modules=raw["target_modules"],
+        exclude_modules=raw.get("exclude_modules") or [],
+        rslora=raw.get("use_rslora", False),
+        rank_pattern=raw.get("rank_pattern") or {},
+        alpha_pattern=raw.get("alpha_pattern") or {},
+    )
+
+
+def _take(left: dict[str, np.ndarray], name: str, shape: tuple[int, int], where: str) -> np.ndarray:
+    if name not in left:
+        raise errors.ConfigError(f"{where} has no tensor {name}; lora.target_modules asks for it.")
+    array = left.pop(name)
+    if array.shape != shape:
+        raise errors.ConfigError(
+            f"{name} of {where} has shape {array.shape}, not {shape}.", hint="Set lora.r as the adapter was trained."
+        )
+    return array.astype(np.float32)
+
+
+def _integral(value: float) -> int | float:
+    return int(value) if float(value).is_integer() else value
