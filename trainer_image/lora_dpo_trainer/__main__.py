@@ -23,7 +23,7 @@ from lora_dpo_trainer import errors, exits, settings
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one phase, or all three; always leaves through an exit code of the protocol."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
-    for noisy in ("httpx", "jax", "absl", "levanter", "fsspec", "gcsfs", "huggingface_hub"):
+    for noisy in ("httpx", "jax", "absl", "levanter", "fsspec", "gcsfs", "huggingface_hub", "tqdm_loggable"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Levanter needs tokenizers and configurations of transformers, never its torch models.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

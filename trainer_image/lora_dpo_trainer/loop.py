@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+
 from lora_dpo_api.config_file import TrainerConfig
 from lora_dpo_api.protocol import TrainerState
-
 from lora_dpo_trainer import (
     adapter_files,
     checkpoint,
@@ -21,10 +21,12 @@ from lora_dpo_trainer import (
     evaluate,
     health,
     history,
+    metrics,
     preemption,
     progress,
     storage,
 )
+from lora_dpo_trainer.step import TrainState
 
 LOG_SECONDS = 5.0
 """At most one line in this time, but for the first and the last step."""
@@ -51,14 +53,14 @@ class Position:
 def train(
     config: TrainerConfig,
     machine: engine.Engine,
-    state: Any,
+    state: TrainState,
     start: Position,
     *,
     shown: progress.Progress,
     watch: preemption.Watch,
     writer: checkpoint.Writer,
     record: history.History | None,
-) -> Any:
+) -> TrainState:
     """Run from `start` to the last step and the last evaluation.
 
     Returns:
@@ -97,7 +99,7 @@ class _Loop:
         self._saved_at = time.monotonic()
         self._logged_at = 0.0
 
-    def to_the_end(self, state: Any) -> Any:
+    def to_the_end(self, state: TrainState) -> TrainState:
         total = self._machine.total_steps
         self._shown.enter(TrainerState.COMPILING)
         with concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as ahead:
@@ -116,14 +118,13 @@ class _Loop:
             self._record.flush()
         return state
 
-    def _step(self, state: Any, batch: Any, step: int) -> Any:
-        state, outputs = self._machine.train(state, batch)
-        values = {name: float(value) for name, value in jax.device_get(outputs).items()}
+    def _step(self, state: TrainState, batch: engine.HostBatch, step: int) -> TrainState:
+        state, values = self._machine.train(state, batch)
         if step == self._start:
             self._shown.enter(TrainerState.TRAINING)
         if step == 0:
             health.check_first_loss(self._config, values["dpo_loss"], self._machine.compute_dtype)
-        self._rate.mark(self._config.trainer.train_batch_size, self._machine.tokens(batch))
+        self._rate.mark(batch.pairs, batch.tokens)
         self._report(step + 1, values | self._rate.rates())
         health.check_finite(step + 1, values)
         return state
@@ -142,7 +143,7 @@ class _Loop:
                 self._logged_at = time.monotonic()
                 _log.info("%s", line(step, total, values, eta))
 
-    def _between_steps(self, state: Any, step: int) -> None:
+    def _between_steps(self, state: TrainState, step: int) -> None:
         if self._watch.reached():
             self._leave(state, step)
         if self._checkpoint_is_due(step):
@@ -150,7 +151,9 @@ class _Loop:
         every = self._config.output.peft.every_steps
         if every and step % every == 0:
             url = storage.join(self._config.output.path, "peft", checkpoint.name_of(step))
-            adapter_files.write(self._config, self._machine, state, url, leads=self._record is not None)
+            if self._record is not None:
+                known = metrics.finite(self._shown.snapshot.values)
+                adapter_files.write(self._machine, state.adapter, url, steps=step, metrics=known)
         if self._evaluation_is_due(step):
             self._evaluate(state, step)
 
@@ -160,7 +163,7 @@ class _Loop:
             return False
         return step == total or (every is not None and step > 0 and step % every == 0)
 
-    def _evaluate(self, state: Any, step: int) -> None:
+    def _evaluate(self, state: TrainState, step: int) -> None:
         self._shown.enter(TrainerState.EVALUATING)
         values = evaluate.run(self._machine, state, max_pairs=self._config.eval.max_pairs, watch=self._watch)
         if values is None:
@@ -193,13 +196,13 @@ class _Loop:
 
         return bool(multihost_utils.broadcast_one_to_all(due))
 
-    def _save(self, state: Any, step: int) -> None:
+    def _save(self, state: TrainState, step: int) -> None:
         self._writer.save(step, state, self._notes)
         self._saved_step, self._saved_at = step, time.monotonic()
         if self._record is not None:
             self._record.flush()
 
-    def _leave(self, state: Any, step: int) -> None:
+    def _leave(self, state: TrainState, step: int) -> None:
         self._shown.enter(TrainerState.SAVING)
         if self._saved_step != step:
             self._save(state, step)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import io
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, cast
@@ -93,7 +92,7 @@ def _decompress(url: str, stream: BinaryIO) -> BinaryIO:
 def _read_lines(url: str, stream: BinaryIO) -> Iterator[RawRow]:
     name = _short(url)
     try:
-        for number, line in enumerate(io.BufferedReader(cast(Any, stream)), start=1):
+        for number, line in enumerate(stream, start=1):
             if line.strip():
                 yield RawRow(f"{name}:{number}", _parse(line))
     except (gzip.BadGzipFile, EOFError) as error:

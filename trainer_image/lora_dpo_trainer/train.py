@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
-from typing import Any
 
 import jax
+
 from lora_dpo_api.config_file import TrainerConfig
 from lora_dpo_api.protocol import Artifact, Environment, ExitCode, Phase, TerminationReport, TrainerState
-
 from lora_dpo_trainer import (
     adapter_files,
     checkpoint,
@@ -20,12 +18,14 @@ from lora_dpo_trainer import (
     history,
     identity,
     loop,
+    metrics,
     preemption,
     prepared,
     probe,
     progress,
     storage,
 )
+from lora_dpo_trainer.step import TrainState
 
 _log = logging.getLogger(__name__)
 
@@ -52,15 +52,13 @@ def run(config: TrainerConfig) -> TerminationReport:
     pairs = prepared.load(config.cache_path, owner.data)
     machine = engine.build(config, pairs, owner)
     state = machine.fresh_state()
-    shown.note(machine.parameter_counts(state))
+    shown.note(machine.parameter_counts())
     restored = checkpoint.restore(config.output.path, state, owner)
     if restored is not None:
         _log.info("Going on from step %d", restored.step)
         state = restored.state
         shown.update(step=restored.step, resumed_from_step=restored.step)
 
-    shown.enter(TrainerState.REFERENCE)
-    machine.compute_reference(watch)
     writer = checkpoint.Writer(
         config.output.path,
         owner,
@@ -77,14 +75,26 @@ def run(config: TrainerConfig) -> TerminationReport:
         raise
 
     shown.enter(TrainerState.SAVING)
-    artifact = adapter_files.write(config, machine, state, storage.join(config.output.path, "adapter"), leads=leads)
-    probe.write(config, machine, state, leads=leads)
+    folder = storage.join(config.output.path, "adapter")
+    _write_probe(machine, state, leads=leads)
+    if leads:
+        known = metrics.finite(shown.snapshot.values)
+        adapter_files.write(machine, state.adapter, folder, steps=owner.total_steps, metrics=known)
     shown.enter(TrainerState.FINISHED)
-    report = _report(shown, dataclasses.replace(artifact, step=owner.total_steps), leads=leads)
+    report = _report(shown, folder, leads=leads)
     distributed.stop(placement)
     if server is not None:
         server.close()
     return report
+
+
+def _write_probe(machine: engine.Engine, state: TrainState, *, leads: bool) -> None:
+    """Keep a few rows with what the policy and the reference say about them; held-out ones where there are any."""
+    split = machine.pairs.validation if machine.validation_pairs else machine.pairs.train
+    rows = tuple(split[key] for key in range(min(probe.PAIRS, len(split))))
+    policy, base = machine.logprobs(state.adapter, rows), machine.logprobs(None, rows)
+    if leads:
+        probe.write(machine.config.output.path, probe.Probe(rows, policy, base, machine.compute_dtype))
 
 
 def _owner(config: TrainerConfig) -> identity.RunIdentity:
@@ -111,15 +121,14 @@ def _use_compile_cache(config: TrainerConfig) -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def _report(shown: progress.Progress, artifact: adapter_files.Written, *, leads: bool) -> TerminationReport:
+def _report(shown: progress.Progress, folder: str, *, leads: bool) -> TerminationReport:
     snapshot = shown.snapshot
-    extra: dict[str, Any] = {"progress": snapshot.report()} if leads else {}
     return TerminationReport(
         phase=Phase.TRAIN,
         exit_code=ExitCode.DONE,
         reason="Trained",
-        message=f"{snapshot.total_steps} steps are done; the adapter is in {artifact.path}.",
-        artifacts=[Artifact(kind="peft", path=artifact.path[:1024], step=artifact.step)],
+        message=f"{snapshot.total_steps} steps are done; the adapter is in {folder}."[:1024],
+        progress=snapshot.report() if leads else None,
+        artifacts=[Artifact(kind="peft", path=folder[:1024], step=snapshot.total_steps)],
         advice=list(snapshot.advice)[:8],
-        **extra,
     )

@@ -1,0 +1,257 @@
+"""The numerical core put together for one run: base, adapter plan, data order and compiled steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from lora_dpo_api.config_file import TrainerConfig
+from lora_dpo_trainer import (
+    batch,
+    errors,
+    identity,
+    lora,
+    mesh,
+    mixture,
+    model,
+    optimizer,
+    packing,
+    peft_io,
+    prepared,
+    step,
+)
+from lora_dpo_trainer.objective import Objective
+from lora_dpo_trainer.pairs import TokenizedPair
+from lora_dpo_trainer.step import TrainState
+
+GROUP_TOKENS = 16_384
+"""A microbatch holds at most about so many tokens a device."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HostBatch:
+    """A step's batch on its way to the devices.
+
+    Attributes:
+        arrays: Placed over the mesh.
+        pairs: Real pairs in it.
+        tokens: Real tokens in it, each shared prefix counted once.
+    """
+
+    arrays: batch.PackedBatch
+    pairs: int
+    tokens: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Engine:
+    """Everything that the loop asks of the computation.
+
+    Attributes:
+        config: The configuration.
+        pairs: Prepared pairs.
+        keys: int64 [epoch], the pairs of one epoch; the plan counts in positions of it.
+        plan: Order and shapes of the training steps.
+        devices: The mesh.
+        base: The frozen model.
+        adapted: What is adapted.
+        compute_dtype: `float32` or `bfloat16`.
+    """
+
+    config: TrainerConfig
+    pairs: prepared.Prepared
+    keys: np.ndarray
+    plan: packing.BatchPlan
+    devices: Mesh
+    base: model.BaseModel
+    adapted: lora.LoraPlan
+    optimizer: optimizer.Optimizer
+    compute_dtype: str
+    train_step: step.TrainStep
+    eval_step: step.EvalStep
+    logprob_step: step.LogprobStep
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.plan.total_steps
+
+    @property
+    def validation_pairs(self) -> int:
+        """Pairs held out."""
+        return len(self.pairs.validation)
+
+    def epoch(self, steps: int) -> float:
+        """Epochs done after so many steps."""
+        return self.plan.epoch_of_step(steps)
+
+    def fresh_state(self) -> TrainState:
+        """The state before the first step, on every device.
+
+        Raises:
+            BrokenIdentity: the adapter would not start as the identity.
+        """
+        start = self.config.adapter.init_from
+        if start is not None:
+            adapter = peft_io.load(start, self.adapted)
+        else:
+            adapter = lora.init(self.adapted, self.config.lora, jax.random.key(self.config.trainer.seed))
+            lora.assert_identity(adapter)
+        state = step.init_state(adapter, self.optimizer, self.config.trainer.seed)
+        everywhere = mesh.replicated(self.devices)
+        return cast(TrainState, jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere), state))
+
+    def parameter_counts(self) -> dict[str, float]:
+        """The guide's three metrics about size."""
+        total, trainable = self.base.parameter_count, lora.parameter_count(self.adapted)
+        return {
+            "parameter_count": total + trainable,
+            "trainable_parameter_count": trainable,
+            "fraction_trainable": trainable / (total + trainable),
+        }
+
+    def batch(self, number: int) -> HostBatch:
+        """The batch of a step, counted from 0; a function of seed and step, safe to call ahead in a thread."""
+        positions = self.plan.keys_of_step(number)
+        rows = [self.pairs.train[int(key)] for key in self.keys[positions]]
+        return self._placed(rows, self.plan.shape_of(positions))
+
+    def train(self, state: TrainState, placed: HostBatch) -> tuple[TrainState, dict[str, float]]:
+        """One step; the given state is used up.
+
+        Returns:
+            The new state, and metrics under the guide's names.
+        """
+        state, values = self.train_step(state, placed.arrays)
+        return state, _named(jax.device_get(values))
+
+    def validation_batches(self, max_pairs: int) -> Iterator[HostBatch]:
+        """The validation pairs, each once."""
+        split = self.pairs.validation
+        count = min(len(split), max_pairs)
+        size = min(_multiple(self.config.trainer.train_batch_size, self.plan.groups), _multiple(count, self._shards))
+        size = _multiple(size, self._shards)
+        plan = packing.BatchPlan.make(
+            split.pair_lengths(np.arange(count)), size, shuffle=False, groups=self._shards, max_shapes=1
+        )
+        for number in range(plan.total_steps):
+            keys = plan.keys_of_step(number)
+            yield self._placed([split[int(key)] for key in keys], plan.shapes[-1])
+
+    def evaluate(self, state: TrainState, placed: HostBatch) -> dict[str, float]:
+        """Sums of the metrics over a batch's pairs, and `pairs`, their number."""
+        values = jax.device_get(self.eval_step(state.adapter, placed.arrays))
+        pairs = float(values.pop("pairs"))
+        return _named(values) | {"pairs": pairs}
+
+    def logprobs(self, adapter: lora.Adapter | None, rows: Sequence[TokenizedPair]) -> np.ndarray:
+        """Log-probabilities of a few pairs, float32 [pairs, 2]; without adapter those of the base."""
+        encoded = [row.encoded_length for row in rows]
+        lengths = packing.pairs_lengths(encoded, [sum(row.targets) for row in rows])
+        size = _multiple(len(rows), self._shards)
+        plan = packing.BatchPlan.make(lengths, size, shuffle=False, groups=self._shards, max_shapes=1)
+        numbered = [dataclasses.replace(row, key=index) for index, row in enumerate(rows)]
+        placed = self._placed(numbered, plan.shapes[-1])
+        values = _whole(self.logprob_step(adapter, placed.arrays))
+        found = batch.in_order(values, jax.tree.map(_whole, placed.arrays))
+        return np.stack([found[index] for index in range(len(rows))])
+
+    @property
+    def _shards(self) -> int:
+        return mesh.data_shards(self.devices)
+
+    def _placed(self, rows: Sequence[TokenizedPair], shape: packing.BatchShape) -> HostBatch:
+        packed = batch.build(rows, shape)
+        split = mesh.split_first(self.devices)
+
+        def put(array: np.ndarray) -> jax.Array:
+            # Every process builds the whole batch and keeps its own part: no token crosses the network.
+            return jax.make_array_from_callback(array.shape, split, lambda index: array[index])
+
+        return HostBatch(jax.tree.map(put, packed), len(rows), sum(row.encoded_length for row in rows))
+
+
+def build(config: TrainerConfig, pairs: prepared.Prepared, owner: identity.RunIdentity) -> Engine:
+    """Load the base and put a run together.
+
+    Raises:
+        ConfigError: the adapter does not fit the model, or the batch not the devices.
+        ModelNotFound: there is no such checkpoint.
+    """
+    devices = mesh.make()
+    keys = mixture.keys_of_epoch(pairs.train.component, tuple(config.data.components), config.data.train_weights)
+    plan = _plan(config, pairs.train.pair_lengths(keys), owner.total_steps, mesh.data_shards(devices))
+    dtype = jnp.dtype(jnp.float32) if _wants_float32(config) else model.default_dtype()
+    base = model.load_base(config.initialize_from_hf, config.revision, devices, dtype)
+    adapted = lora.resolve(base.linears, config.lora)
+    goal = Objective(config.loss.type, config.beta, config.loss.label_smoothing, config.loss.sft_weight)
+    updates = optimizer.Optimizer(config.optimizer, owner.total_steps)
+    microbatches = plan.groups // mesh.data_shards(devices)
+    return Engine(
+        config,
+        pairs,
+        keys,
+        plan,
+        devices,
+        base,
+        adapted,
+        updates,
+        str(dtype),
+        step.make_train_step(base, adapted, goal, updates, microbatches=microbatches),
+        step.make_eval_step(base, adapted, goal),
+        step.make_logprob_step(base, adapted),
+    )
+
+
+def _plan(config: TrainerConfig, lengths: packing.PairLengths, total_steps: int, shards: int) -> packing.BatchPlan:
+    pairs = config.trainer.train_batch_size
+    if pairs % shards:
+        raise errors.ConfigError(
+            f"trainer.train_batch_size {pairs} cannot be split evenly over {shards} devices.",
+            hint=f"Set it to a multiple of {shards}.",
+        )
+    tokens_per_shard = float(lengths.encoded.mean()) * pairs / shards
+    wanted = int(tokens_per_shard // GROUP_TOKENS) + 1
+    microbatches = next(n for n in range(wanted, pairs // shards + 1) if (pairs // shards) % n == 0) if (
+        wanted <= pairs // shards
+    ) else pairs // shards  # fmt: skip
+    return packing.BatchPlan.make(
+        lengths,
+        pairs,
+        total_steps=total_steps,
+        seed=config.trainer.seed,
+        shuffle=config.data.shuffle,
+        groups=shards * microbatches,
+        row_multiple=128 if jax.default_backend() == "tpu" else packing.ROW_MULTIPLE,
+    )
+
+
+def _wants_float32(config: TrainerConfig) -> bool:
+    return any(part.strip() in ("c=f32", "c=float32") for part in config.trainer.mp.split(","))
+
+
+def _named(values: dict[str, Any]) -> dict[str, float]:
+    floats = {name: float(value) for name, value in values.items()}
+    return floats | {"reward_margin": floats["dpo_chosen_reward"] - floats["dpo_rejected_reward"]}
+
+
+def _multiple(value: int, of: int) -> int:
+    return -(-value // of) * of
+
+
+def _whole(array: jax.Array) -> np.ndarray:
+    """An array that may be split over processes, whole, on this host."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
