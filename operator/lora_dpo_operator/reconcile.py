@@ -114,12 +114,13 @@ async def _create(gateway: Gateway, action: plan.Create, observed: Observed) -> 
 
 def _status_manifest(observed: Observed, status: LoraDpoJobStatus) -> Manifest:
     metadata = observed.metadata
+    written = status.model_dump(mode="json", by_alias=True, exclude_none=True)
     return {
         "apiVersion": wire.API_VERSION,
         "kind": wire.KIND,
         # With the uid, a job of the same name made since is not written to.
         "metadata": {"name": metadata.name, "namespace": metadata.namespace, "uid": metadata.uid},
-        "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "status": {key: value for key, value in written.items() if value != []},
     }
 
 
