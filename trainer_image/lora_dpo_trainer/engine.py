@@ -25,6 +25,7 @@ from lora_dpo_trainer import (
     packing,
     peft_io,
     prepared,
+    scoring,
     step,
 )
 from lora_dpo_trainer.objective import Objective
@@ -155,29 +156,20 @@ class Engine:
 
     def logprobs(self, adapter: lora.Adapter | None, rows: Sequence[TokenizedPair]) -> np.ndarray:
         """Log-probabilities of a few pairs, float32 [pairs, 2]; without adapter those of the base."""
-        encoded = [row.encoded_length for row in rows]
-        lengths = packing.pairs_lengths(encoded, [sum(row.targets) for row in rows])
-        size = _multiple(len(rows), self._shards)
-        plan = packing.BatchPlan.make(lengths, size, shuffle=False, groups=self._shards, max_shapes=1)
-        numbered = [dataclasses.replace(row, key=index) for index, row in enumerate(rows)]
-        placed = self._placed(numbered, plan.shapes[-1])
-        values = _whole(self.logprob_step(adapter, placed.arrays))
-        found = batch.in_order(values, jax.tree.map(_whole, placed.arrays))
-        return np.stack([found[index] for index in range(len(rows))])
+        return scoring.logprobs(self.logprob_step, adapter, rows, groups=self._shards, place=self._put)
 
     @property
     def _shards(self) -> int:
         return mesh.data_shards(self.devices)
 
     def _placed(self, rows: Sequence[TokenizedPair], shape: packing.BatchShape) -> HostBatch:
-        packed = batch.build(rows, shape)
+        packed = jax.tree.map(self._put, batch.build(rows, shape))
+        return HostBatch(packed, len(rows), sum(row.encoded_length for row in rows))
+
+    def _put(self, array: np.ndarray) -> jax.Array:
+        # Every process builds the whole batch and keeps its own part: no token crosses the network.
         split = mesh.split_first(self.devices)
-
-        def put(array: np.ndarray) -> jax.Array:
-            # Every process builds the whole batch and keeps its own part: no token crosses the network.
-            return jax.make_array_from_callback(array.shape, split, lambda index: array[index])
-
-        return HostBatch(jax.tree.map(put, packed), len(rows), sum(row.encoded_length for row in rows))
+        return jax.make_array_from_callback(array.shape, split, lambda index: array[index])
 
 
 def build(config: TrainerConfig, pairs: prepared.Prepared, owner: identity.RunIdentity) -> Engine:
@@ -246,12 +238,3 @@ def _named(values: dict[str, Any]) -> dict[str, float]:
 
 def _multiple(value: int, of: int) -> int:
     return -(-value // of) * of
-
-
-def _whole(array: jax.Array) -> np.ndarray:
-    """An array that may be split over processes, whole, on this host."""
-    if array.is_fully_addressable:
-        return np.asarray(array)
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))

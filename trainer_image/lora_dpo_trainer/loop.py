@@ -119,20 +119,23 @@ class _Loop:
         return state
 
     def _step(self, state: TrainState, batch: engine.HostBatch, step: int) -> TrainState:
+        began = time.monotonic()
         state, values = self._machine.train(state, batch)
-        if step == self._start:
-            self._shown.enter(TrainerState.TRAINING)
+        seconds = time.monotonic() - began
         if step == 0:
             health.check_first_loss(self._config, values["dpo_loss"], self._machine.compute_dtype)
-        self._rate.mark(batch.pairs, batch.tokens)
+        if step == self._start:  # it has compiled
+            self._shown.enter(TrainerState.TRAINING)
+        else:
+            self._rate.add(seconds, batch.pairs, batch.tokens)
         self._report(step + 1, values | self._rate.rates())
         health.check_finite(step + 1, values)
         return state
 
     def _report(self, step: int, values: dict[str, float]) -> None:
         total = self._machine.total_steps
-        speed = self._rate.steps_per_second
-        eta = (total - step) / speed if speed else None
+        seconds = self._rate.seconds_per_step
+        eta = (total - step) * seconds if seconds else None
         self._shown.record(step, values, epoch=self._machine.epoch(step), eta_seconds=eta)
         self._signals = self._signals.after(values)
         for advice in health.advice(step, total, values, self._signals):

@@ -12,8 +12,8 @@ import http.server
 import logging
 import math
 import os
+import statistics
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -192,34 +192,34 @@ def serve(progress: Progress) -> Server | None:
 
 
 class RateMeter:
-    """Speed over the last steps, without the first one (which compiles)."""
+    """Speed of the last steps: medians, so that steps that compile or wait do not count.
 
-    def __init__(self, window: int = 50) -> None:
+    Args:
+        window: How many steps are looked at.
+    """
+
+    def __init__(self, window: int = 20) -> None:
         self._window = window
-        self._marks: list[tuple[float, int, int]] = []
+        self._steps: list[tuple[float, int, int]] = []
 
-    def mark(self, pairs: int, tokens: int) -> None:
-        """Note a completed step with its pairs and real tokens."""
-        self._marks = [*self._marks[-self._window :], (time.monotonic(), pairs, tokens)]
+    def add(self, seconds: float, pairs: int, tokens: int) -> None:
+        """Note a completed step: how long it took, its pairs and its real tokens."""
+        self._steps = [*self._steps[1 - self._window :], (seconds, pairs, tokens)]
 
     @property
-    def steps_per_second(self) -> float | None:
-        """None until two steps are complete."""
-        seconds = self._seconds
-        return (len(self._marks) - 1) / seconds if seconds else None
+    def seconds_per_step(self) -> float | None:
+        """None until a step is complete."""
+        return statistics.median(step[0] for step in self._steps) if self._steps else None
 
     def rates(self) -> dict[str, float]:
         """`pairs_per_second` and `tokens_per_second`, when known."""
-        seconds = self._seconds
+        seconds = self.seconds_per_step
         if not seconds:
             return {}
-        pairs = sum(mark[1] for mark in self._marks[1:])
-        tokens = sum(mark[2] for mark in self._marks[1:])
-        return {"pairs_per_second": pairs / seconds, "tokens_per_second": tokens / seconds}
-
-    @property
-    def _seconds(self) -> float:
-        return self._marks[-1][0] - self._marks[0][0] if len(self._marks) > 1 else 0.0
+        return {
+            "pairs_per_second": statistics.fmean(step[1] for step in self._steps) / seconds,
+            "tokens_per_second": statistics.fmean(step[2] for step in self._steps) / seconds,
+        }
 
 
 def _point(step: int, values: Mapping[str, float]) -> CurvePoint:
