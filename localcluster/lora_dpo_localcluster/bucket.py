@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 
 from lora_dpo_localcluster import errors
@@ -45,29 +46,72 @@ class BucketServer:
             Its URL, `gs://NAME`.
 
         Raises:
-            NotReadyError: the server doesn't answer.
+            CommandError: the server refuses or doesn't answer.
         """
-        request = urllib.request.Request(
-            f"{self.host_url}/storage/v1/b?project=ldj",
-            data=json.dumps({"name": name}).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        try:
-            _OPENER.open(request, timeout=30).close()
-        except urllib.error.HTTPError as refused:
-            if refused.code != 409:
-                raise errors.NotReadyError(f"The bucket {name} can't be made: {refused}") from refused
-        except OSError as unreachable:
-            raise errors.NotReadyError(f"No storage server at {self.host_url}: {unreachable}") from unreachable
+        body = json.dumps({"name": name}).encode()
+        self._request("/storage/v1/b?project=ldj", body, "application/json", accepted=(409,))
         return f"gs://{name}"
+
+    def write(self, url: str, content: bytes) -> None:
+        """Write the object at `gs://BUCKET/PATH`.
+
+        Raises:
+            CommandError: the server refuses or doesn't answer.
+        """
+        name, path = _split(url)
+        self._request(
+            f"/upload/storage/v1/b/{name}/o?uploadType=media&name={path}", content, "application/octet-stream"
+        )
+
+    def read(self, url: str) -> bytes:
+        """What the object at `gs://BUCKET/PATH` holds.
+
+        Raises:
+            CommandError: there is no such object, or the server doesn't answer.
+        """
+        name, path = _split(url)
+        return self._request(f"/storage/v1/b/{name}/o/{path}?alt=media")
+
+    def objects(self, url: str) -> tuple[str, ...]:
+        """The URLs of the objects below `gs://BUCKET/PREFIX`, in order.
+
+        Raises:
+            CommandError: there is no such bucket, or the server doesn't answer.
+        """
+        name, prefix = _split(url)
+        found: list[str] = []
+        page = ""
+        while True:
+            answer = json.loads(self._request(f"/storage/v1/b/{name}/o?prefix={prefix}&pageToken={page}"))
+            found += [f"gs://{name}/{item['name']}" for item in answer.get("items", ())]
+            page = urllib.parse.quote(answer.get("nextPageToken", ""), safe="")
+            if not page:
+                return tuple(sorted(found))
 
     def answers(self) -> bool:
         """Whether the server takes requests."""
         try:
-            _OPENER.open(f"{self.host_url}/storage/v1/b?project=ldj", timeout=5).close()
-        except OSError:
+            self._request("/storage/v1/b?project=ldj")
+        except errors.CommandError:
             return False
         return True
+
+    def _request(
+        self, path: str, body: bytes | None = None, content_type: str = "", accepted: tuple[int, ...] = ()
+    ) -> bytes:
+        request = urllib.request.Request(
+            self.host_url + path, data=body, headers={"Content-Type": content_type} if content_type else {}
+        )
+        try:
+            with _OPENER.open(request, timeout=60) as answer:
+                return bytes(answer.read())
+        except urllib.error.HTTPError as refused:
+            with refused:
+                if refused.code in accepted:
+                    return refused.read()
+            raise errors.CommandError(f"The storage server answers {refused.code} to {path}.") from refused
+        except OSError as unreachable:
+            raise errors.CommandError(f"No storage server answers at {self.host_url}: {unreachable}") from unreachable
 
 
 def server(port: int, pod_address: str = ADDRESS) -> BucketServer:
@@ -89,6 +133,12 @@ def start(processes: Processes, tools: Tools, port: int) -> None:
             "-log-level=warn",
         ],
     )
+
+
+def _split(url: str) -> tuple[str, str]:
+    """Bucket and quoted path of a `gs://` URL."""
+    name, _, path = url.removeprefix("gs://").partition("/")
+    return name, urllib.parse.quote(path, safe="")
 
 
 def _environment(url: str) -> dict[str, str]:

@@ -73,7 +73,9 @@ def _ensure(wanted: Iterable[tuple[str, str]], report: Report) -> None:
     if not packages:
         return
     if shutil.which("apt-get") is None or os.geteuid() != 0:
-        raise errors.MissingProgramError(f"These packages are missing: {' '.join(packages)}. Install them and try again.")
+        raise errors.MissingProgramError(
+            f"These packages are missing: {' '.join(packages)}. Install them and try again."
+        )
     report(f"installing {' '.join(packages)}")
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     install = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *packages]
@@ -85,5 +87,6 @@ def _ensure(wanted: Iterable[tuple[str, str]], report: Report) -> None:
     left = missing(wanted)
     if left:
         raise errors.MissingProgramError(
-            f"These packages are missing and apt-get couldn't install them: {' '.join(left)}.\n{answer.stderr.strip()[-1000:]}"
+            f"These packages are missing and apt-get couldn't install them: {' '.join(left)}.\n"
+            f"{answer.stderr.strip()[-1000:]}"
         )

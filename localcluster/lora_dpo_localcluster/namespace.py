@@ -92,7 +92,8 @@ def end(paths: ClusterPaths, *, timeout: float = 30) -> None:
                 continue
         if time.monotonic() > deadline:
             raise errors.NotReadyError(
-                f"Processes {pids} of the cluster {paths.name} don't end, though killed; look at `ps -o pid,stat,wchan,cmd`."
+                f"Processes {pids} of the cluster {paths.name} don't end, though killed; "
+                "look at `ps -o pid,stat,wchan,cmd`."
             )
         time.sleep(0.02)
 

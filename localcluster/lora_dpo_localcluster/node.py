@@ -48,7 +48,7 @@ class Node:
 
     @property
     def socket(self) -> str:
-        """containerd's socket, in the cluster's own /run."""
+        """The socket of containerd, in the cluster's own /run."""
         return f"/run/{self.name}/containerd.sock"
 
     def folder(self, processes: Processes) -> Path:
@@ -153,9 +153,7 @@ def import_image(node: Node, processes: Processes, tools: Tools, archive: Path) 
     Raises:
         CommandError: containerd refuses it.
     """
-    answer = subprocess.run(
-        ctr(node, processes, tools, ["image", "import", archive]), capture_output=True, text=True
-    )
+    answer = subprocess.run(ctr(node, processes, tools, ["image", "import", archive]), capture_output=True, text=True)
     if answer.returncode != 0:
         raise errors.CommandError(f"{node.name} can't import {archive}: {answer.stderr.strip()[-1000:]}")
 

@@ -16,7 +16,7 @@ _BASE = 0x400000
 _HEADERS = 64 + 56
 # Wait for a signal for ever: pause() where it exists, else ppoll(NULL, 0, NULL, NULL).
 _CODE = {
-    "x86_64": bytes.fromhex("b822000000" "0f05" "ebf7"),
+    "x86_64": bytes.fromhex("b8220000000f05ebf7"),
     "aarch64": struct.pack("<7I", 0xD2800000, 0xD2800001, 0xD2800002, 0xD2800003, 0xD2800928, 0xD4000001, 0x17FFFFFA),
 }
 _MACHINE = {"x86_64": 62, "aarch64": 183}

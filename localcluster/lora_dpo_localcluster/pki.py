@@ -59,7 +59,9 @@ class Authority:
         """The authority's key, for the signer of the controller manager."""
         return self.folder / "ca.key"
 
-    def issue(self, file: str, common_name: str, *, groups: tuple[str, ...] = (), hosts: tuple[str, ...] = ()) -> KeyPair:
+    def issue(
+        self, file: str, common_name: str, *, groups: tuple[str, ...] = (), hosts: tuple[str, ...] = ()
+    ) -> KeyPair:
         """Sign a certificate for clients, and for a server where it names hosts.
 
         Args:
@@ -80,9 +82,7 @@ class Authority:
             _builder(subject, self._certificate.subject, key.public_key())
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
         if hosts:
             builder = builder.add_extension(

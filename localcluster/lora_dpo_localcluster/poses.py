@@ -43,7 +43,9 @@ def parse(text: str) -> Pose:
     """
     machine_type, equals, topology = text.partition("=")
     if not equals:
-        raise errors.LocalClusterError(f"{text!r} is no slice: write MACHINE_TYPE=TOPOLOGY, such as ct5p-hightpu-4t=2x2x1.")
+        raise errors.LocalClusterError(
+            f"{text!r} is no slice: write MACHINE_TYPE=TOPOLOGY, such as ct5p-hightpu-4t=2x2x1."
+        )
     pose = Pose(machine_type.strip(), topology.strip())
     try:
         pose.slice.hosts  # noqa: B018 - the look-up is the check
@@ -69,5 +71,7 @@ def plan_nodes(count: int, poses: Sequence[Pose]) -> tuple[Node, ...]:
         for _ in range(pose.slice.hosts):
             nodes.append(Node(len(nodes) + 1, tuple(sorted(labels.items())), pose.slice.machine.chips_per_host))
     if count < _TAINT_FREE_CPU_NODES or len(nodes) > MOST:
-        raise errors.LocalClusterError(f"A local cluster has 1 to {MOST} nodes, one of them ordinary; that would be {len(nodes)}.")
+        raise errors.LocalClusterError(
+            f"A local cluster has 1 to {MOST} nodes, one of them ordinary; that would be {len(nodes)}."
+        )
     return tuple(nodes)

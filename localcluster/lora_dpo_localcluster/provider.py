@@ -104,7 +104,12 @@ class Cluster(Protocol):
         ...
 
     def run(
-        self, argv: Sequence[str], *, input: str | None = None, env: Mapping[str, str] | None = None, timeout: float = 60
+        self,
+        argv: Sequence[str],
+        *,
+        input: str | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 60,
     ) -> subprocess.CompletedProcess[str]:
         """Run `argv` to its end as `command` says, with `KUBECONFIG` set."""
         ...

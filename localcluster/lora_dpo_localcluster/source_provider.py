@@ -103,7 +103,9 @@ class SourceCluster:
         """
         found = namespace.find(self.paths)
         if found is None:
-            raise errors.NotRunningError(f"The cluster {self.name} isn't up; start it with `ldj cluster up --name {self.name}`.")
+            raise errors.NotRunningError(
+                f"The cluster {self.name} isn't up; start it with `ldj cluster up --name {self.name}`."
+            )
         return Processes(self.paths, found)
 
     def up(self, shape: Shape, report: Report) -> None:
@@ -166,7 +168,12 @@ class SourceCluster:
         return self.processes.namespace.network_command(argv)
 
     def run(
-        self, argv: Sequence[str], *, input: str | None = None, env: Mapping[str, str] | None = None, timeout: float = 60
+        self,
+        argv: Sequence[str],
+        *,
+        input: str | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 60,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command with the cluster's network and `KUBECONFIG` set; its exit code is the caller's to judge."""
         return subprocess.run(
@@ -185,7 +192,9 @@ class SourceCluster:
 
     def _description(self) -> _Description:
         if not self.paths.description.is_file():
-            raise errors.NotRunningError(f"The cluster {self.name} isn't up; start it with `ldj cluster up --name {self.name}`.")
+            raise errors.NotRunningError(
+                f"The cluster {self.name} isn't up; start it with `ldj cluster up --name {self.name}`."
+            )
         return _Description.read(self.paths.description)
 
     def _remove(self) -> None:
@@ -221,7 +230,10 @@ class SourceCluster:
         self._start_jobset(processes, built, authority)
         for one in planned:
             processes.wait(
-                f"kubelet-{one.name}", lambda one=one: self._node_ready(one), f"the node {one.name}", timeout=_START_TIMEOUT
+                f"kubelet-{one.name}",
+                lambda one=one: self._node_ready(one),
+                f"the node {one.name}",
+                timeout=_START_TIMEOUT,
             )
         report(f"{len(planned)} node{'s' if len(planned) > 1 else ''} ready ({time.monotonic() - started:.1f} s)")
         for one in planned:
@@ -234,7 +246,7 @@ class SourceCluster:
 
     def _start_jobset(self, processes: Processes, built: tools.Tools, authority: pki.Authority) -> None:
         self._apply("-f", str(jobset.crd_folder(built)))
-        self._must(["wait", "--for=condition=Established", "--timeout=60s", "crd/jobsets.jobset.x-k8s.io"])
+        waiting.until(self._jobsets_served, "the JobSet definition", timeout=60)
         jobset.start(processes, built)
         manifests = jobset.webhook_manifests(
             jobset.webhook_source(built).read_text(), authority.certificate_file.read_bytes()
@@ -267,6 +279,9 @@ class SourceCluster:
     def _jobset_ready(self) -> bool:
         answer = self._kubectl(["create", "--dry-run=server", "-o", "json", "-f", "-"], json.dumps(jobset.PROBE))
         return answer.returncode == 0 and jobset.answered(answer.stdout)
+
+    def _jobsets_served(self) -> bool:
+        return self._kubectl(["get", "jobsets"]).returncode == 0
 
     def _default_account(self) -> bool:
         return self._kubectl(["get", "serviceaccount", "default"]).returncode == 0

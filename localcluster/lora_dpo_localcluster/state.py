@@ -89,7 +89,8 @@ def cluster_paths(name: str) -> ClusterPaths:
     """
     if not _NAME.fullmatch(name):
         raise errors.InvalidNameError(
-            f"{name!r} can't name a cluster: use 1 to 24 lower-case letters, digits and '-', with a letter or digit at both ends."
+            f"{name!r} can't name a cluster: use 1 to 24 lower-case letters, digits and '-', "
+            "with a letter or digit at both ends."
         )
     return ClusterPaths(name=name, root=clusters_folder() / name)
 

@@ -160,7 +160,12 @@ def _build(module: Module, part: Path, report: Report) -> None:
     go = golang.go_program()
     command = [go, "build", "-mod=readonly", *_FLAGS, "-o", f"{part}/", "tool"]
     with subprocess.Popen(
-        command, cwd=part / "module", env=golang.local_toolchain(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=part / "module",
+        env=golang.local_toolchain(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         lines: list[str] = []
         done = threading.Event()
