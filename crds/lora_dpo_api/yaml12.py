@@ -6,10 +6,13 @@ PyYAML follows YAML 1.1 and reads `learning_rate: 5e-6` as a string.
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import SafeRepresenter
 
 __all__ = ["YAMLError", "dumps", "loads"]
 
@@ -23,9 +26,24 @@ def loads(text: str) -> Any:
     return YAML(typ="safe", pure=True).load(text)
 
 
+_BREAKS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
+"""Characters that only a quoted scalar carries unchanged: some of them are line breaks to YAML."""
+
+
+class _Representer(SafeRepresenter):
+    """Quotes strings with such characters."""
+
+    def represent_text(self, text: str) -> ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _BREAKS.search(text) else None)
+
+
+_Representer.add_representer(str, _Representer.represent_text)
+
+
 def dumps(value: Any) -> str:
     """Write block-style YAML, keys in the given order."""
     writer = YAML(typ="safe", pure=True)
+    writer.Representer = _Representer
     writer.default_flow_style = False
     writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     writer.width = 120
