@@ -33,14 +33,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _run_all(options.config_path, words, overrides)
     phase = Phase(options.phase)
 
+    # Until a phase has a better answer; the train phase saves its state.
+    signal.signal(signal.SIGTERM, _interrupt)
+
     def body() -> TerminationReport:
-        config = settings.load(options.config_path, overrides)
+        config = settings.load(options.config_path, overrides, say_notices=phase is Phase.PREPARE)
         # The phases import jax and Levanter, which takes seconds: only now, with a configuration that is right.
         module = importlib.import_module(f"lora_dpo_trainer.{phase.value}")
         report: TerminationReport = module.run(config)
         return report
 
     exits.run_phase(phase, body)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise errors.Preempted("Stopped by a SIGTERM before there was anything to save.")
 
 
 def _parser() -> argparse.ArgumentParser:

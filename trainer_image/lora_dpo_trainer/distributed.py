@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 
 from lora_dpo_api import protocol
 from lora_dpo_api.protocol import Environment
@@ -82,7 +83,9 @@ def start(placement: Placement) -> None:
     """
     import jax
 
-    if placement.platform == "cpu":
+    # Without a chip libtpu searches for one for half a minute before it gives up.
+    wants_cpu = placement.platform == "cpu" or (placement.platform is None and not _has_tpu())
+    if wants_cpu and "JAX_PLATFORMS" not in os.environ:
         jax.config.update("jax_platforms", "cpu")
     if placement.processes > 1:
         _join(placement)
@@ -139,6 +142,10 @@ def _join(placement: Placement) -> None:
             f"{str(error).splitlines()[0][:300]}.",
             hint="Look for a host whose pod is pending or failing; the job restarts the whole gang.",
         ) from error
+
+
+def _has_tpu() -> bool:
+    return any(any(Path("/dev").glob(pattern)) for pattern in ("accel*", "vfio/[0-9]*"))
 
 
 def _number(name: str, default: int | None) -> int | None:

@@ -59,6 +59,9 @@ def run(config: TrainerConfig) -> TerminationReport:
         state = restored.state
         shown.update(step=restored.step, resumed_from_step=restored.step)
 
+    if watch.reached():
+        distributed.stop(placement)
+        raise errors.Preempted("Stopped while loading; there was nothing new to save.")
     writer = checkpoint.Writer(
         config.output.path,
         owner,
