@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
+
 from lora_dpo_api.config_file import TrainerConfig
+
+with warnings.catch_warnings():
+    # haliax reaches for deprecated names of JAX while it is imported; nothing that we call does.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import haliax  # noqa: F401
 
 PARITY = Path(__file__).parents[1] / "data" / "parity" / "llama-r8"
 

@@ -89,14 +89,20 @@ def evaluate(
         "dpo_loss": dpo_loss,
         "dpo_margin_policy": mean(margin_policy),
         "dpo_margin_ref": mean(margin_ref),
-        # Strictly greater, as TRL and Levanter count: 0 at step 0.
-        "dpo_accuracy": mean((rewards[:, 0] > rewards[:, 1]).astype(jnp.float32)),
+        "dpo_accuracy": mean(_right(policy, reference)),
         "dpo_chosen_reward": mean(rewards[:, 0]),
         "dpo_rejected_reward": mean(rewards[:, 1]),
         "logps_chosen": mean(policy[:, 0]),
         "logps_rejected": mean(policy[:, 1]),
     }
     return loss, {name: jax.lax.stop_gradient(metrics[name]) for name in METRICS}
+
+
+def _right(policy: jax.Array, reference: jax.Array) -> jax.Array:
+    """1 where the policy's margin is strictly greater, as TRL and Levanter count; equal but for rounding is not."""
+    rounding = 4 * jnp.finfo(jnp.float32).eps * jnp.sum(jnp.abs(policy) + jnp.abs(reference), axis=1)
+    gain = policy - reference
+    return (gain[:, 0] - gain[:, 1] > rounding).astype(jnp.float32)
 
 
 def pair_losses(objective: Objective, policy: jax.Array, reference: jax.Array, counts: jax.Array) -> jax.Array:
