@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,13 @@ def applied(kubectl: Kubectl, job: dict[str, Any], section: str, changes: dict[s
 
 
 @pytest.fixture(autouse=True, scope="module")
-def definition(kubectl: Kubectl) -> None:
+def definition(kubectl: Kubectl, job: dict[str, Any]) -> None:
+    """The definition and both policies, in force (the API server takes up a new policy within a second or two)."""
     kubectl("apply", "-f", str(ROOT / "crds"))
     kubectl("wait", "--for=condition=Established", "crd/loradpojobs.training.loradpo.dev", "--timeout=60s")
+    deadline = time.monotonic() + 60
+    while "Warning" not in applied(kubectl, job, "lora", {"zeroInitB": False}):
+        assert time.monotonic() < deadline, "the admission policies never came into force"
 
 
 @pytest.fixture
