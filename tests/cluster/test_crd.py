@@ -39,7 +39,8 @@ def applied(kubectl: Kubectl, job: dict[str, Any], section: str, changes: dict[s
 @pytest.fixture(autouse=True, scope="module")
 def definition(kubectl: Kubectl, job: dict[str, Any]) -> None:
     """The definition and both policies, in force (the API server takes up a new policy within a second or two)."""
-    kubectl("apply", "-f", str(ROOT / "crds"))
+    done = kubectl("apply", "-f", str(ROOT / "crds"))
+    assert done.returncode == 0, done.stderr
     kubectl("wait", "--for=condition=Established", "crd/loradpojobs.training.loradpo.dev", "--timeout=60s")
     deadline = time.monotonic() + 60
     while "Warning" not in applied(kubectl, job, "lora", {"zeroInitB": False}):
