@@ -12,9 +12,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lora_dpo_localcluster import cgroups, debian, dockerfile, errors, locks, rootfs, settings, state, tools, waiting
+from lora_dpo_localcluster import (
+    cgroups,
+    debian,
+    dockerfile,
+    errors,
+    locks,
+    rootfs,
+    settings,
+    state,
+    store,
+    tools,
+    waiting,
+)
 from lora_dpo_localcluster.provider import Image
-from lora_dpo_localcluster.tools import BUILDKIT, Report, Tools
+from lora_dpo_localcluster.tools import BUILDKIT, CONTAINERD, Report, Tools
 
 TARGETS = ("operator", "trainer")
 _CGROUP = "ldj-build"
@@ -27,7 +39,7 @@ def image_name(target: str, key: str) -> str:
 
 
 def build(target: str, context: Path, report: Report) -> Image:
-    """Build a target of the Dockerfile, unless its archive is there already.
+    """Build a target of the Dockerfile, unless it is there already, and unpack it for the nodes of later clusters.
 
     Args:
         target: `operator` or `trainer`.
@@ -51,14 +63,13 @@ def build(target: str, context: Path, report: Report) -> Image:
         ) from unknown
     image = Image(image_name(target, key), state.cache_folder() / "images" / f"{target}-{key}.tar")
     assert image.archive is not None
-    if image.archive.is_file():
-        return image
-    built = tools.ensure(report, (BUILDKIT,))
+    built = tools.ensure(report, (BUILDKIT, CONTAINERD))
     # One build at a time: two would use the same layers, and the second then finds them.
     with locks.locked(state.cache_folder() / "buildkit.lock"):
         if not image.archive.is_file():
             _build(target, context, base, image.name, image.archive, built, report)
             _prune(image.archive.parent, target)
+    store.current().add(image.name, image.archive, built, report)
     return image
 
 
@@ -107,7 +118,7 @@ def _daemon(scratch: Path, built: Tools) -> Iterator[str]:
         process = subprocess.Popen(
             [
                 *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"),
-                built.program(BUILDKIT, "buildkitd"),
+                str(built.program(BUILDKIT, "buildkitd")),
                 f"--addr={address}",
                 f"--root={root}",
                 "--oci-worker-net=host",
@@ -122,7 +133,7 @@ def _daemon(scratch: Path, built: Tools) -> Iterator[str]:
             start_new_session=True,
         )
     try:
-        command = [built.program(BUILDKIT, "buildctl"), f"--addr={address}", "debug", "workers"]
+        command = [str(built.program(BUILDKIT, "buildctl")), f"--addr={address}", "debug", "workers"]
         waiting.until(
             lambda: subprocess.run(command, capture_output=True).returncode == 0,
             "BuildKit",
@@ -154,6 +165,6 @@ def _prune(folder: Path, target: str) -> None:
 
 
 def clear() -> None:
-    """Forget every image and BuildKit's own cache."""
-    for name in ("images", "buildkit", "base"):
+    """Forget every image and what they were made from."""
+    for name in ("images", "store", "buildkit", "base"):
         shutil.rmtree(state.cache_folder() / name, ignore_errors=True)

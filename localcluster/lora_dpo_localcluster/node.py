@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from lora_dpo_localcluster import errors, kubeconfig, pause, pki
+from lora_dpo_localcluster import errors, kubeconfig, pause, pki, store
 from lora_dpo_localcluster.namespace_init import BRIDGE, NETWORK
 from lora_dpo_localcluster.processes import Processes
 from lora_dpo_localcluster.tools import CONTAINERD, KUBERNETES, Tools
@@ -57,10 +57,11 @@ class Node:
 
 
 def start_containerd(node: Node, processes: Processes, tools: Tools) -> None:
-    """Start a node's container runtime, without waiting."""
+    """Start a node's container runtime with the images of the store, without waiting."""
     folder = node.folder(processes)
     (folder / "cni").mkdir(parents=True, exist_ok=True)
     (folder / "cni" / "10-bridge.conflist").write_text(json.dumps(_cni(node, folder)))
+    store.current().seed(folder / "containerd")
     config = folder / "containerd.toml"
     config.write_text(_containerd_config(node, folder))
     binaries = tools.folder(CONTAINERD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -229,12 +230,8 @@ class SourceCluster:
             node.start_kubelet(one, processes, built, authority, description.api_port)
         self._start_jobset(processes, built, authority)
         for one in planned:
-            processes.wait(
-                f"kubelet-{one.name}",
-                lambda one=one: self._node_ready(one),
-                f"the node {one.name}",
-                timeout=_START_TIMEOUT,
-            )
+            ready = functools.partial(self._node_ready, one)
+            processes.wait(f"kubelet-{one.name}", ready, f"the node {one.name}", timeout=_START_TIMEOUT)
         report(f"{len(planned)} node{'s' if len(planned) > 1 else ''} ready ({time.monotonic() - started:.1f} s)")
         for one in planned:
             self._pose(one)

@@ -158,7 +158,7 @@ def _ensure(module: Module, report: Report) -> Path:
 
 def _build(module: Module, part: Path, report: Report) -> None:
     go = golang.go_program()
-    command = [go, "build", "-mod=readonly", *_FLAGS, "-o", f"{part}/", "tool"]
+    command = [str(go), "build", "-mod=readonly", *_FLAGS, "-o", f"{part}/", "tool"]
     with subprocess.Popen(
         command,
         cwd=part / "module",
