@@ -1,0 +1,164 @@
+"""Reference log-probabilities, computed once and shared by every job of a sweep.
+
+They depend on the base, the prepared pairs and the precision, and on nothing that a sweep varies; their content key
+says so. A folder is written once, its manifest last; a reader recomputes a sample before it trusts the rest, for a
+wrong reference ruins a run without any error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from lora_dpo_trainer import errors, prepared, storage
+from lora_dpo_trainer.pairs import TokenizedPair
+
+FORMAT = 1
+SAMPLE = 8
+RELATIVE = {"float32": 1e-4, "bfloat16": 5e-3}
+"""How far a repeated log-probability may be from the stored one; other batch shapes round differently."""
+
+_FILE, _MANIFEST = "reference.safetensors", "manifest.json"
+_log = logging.getLogger(__name__)
+
+type Score = Callable[[Sequence[TokenizedPair]], np.ndarray]
+"""Pairs → float32 [pairs, 2], log-probabilities of both answers under the reference."""
+
+
+class Pairs(Protocol):
+    """A split: pairs by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> TokenizedPair: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferenceKey:
+    """Everything that reference log-probabilities depend on.
+
+    Attributes:
+        base: Digest of the base's weights.
+        pairs: Digest of the prepared pairs: rows, tokenizer, template, lengths.
+        dtype: Of the computation.
+        adapter: Digest of the reference's own adapter, if it has one.
+    """
+
+    base: str
+    pairs: str
+    dtype: str
+    adapter: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """Name of the folder."""
+        return prepared.content_key({"format": FORMAT, **dataclasses.asdict(self)})
+
+
+def folder(cache_path: str, key: ReferenceKey) -> str:
+    """Where the log-probabilities of a key are kept."""
+    return storage.join(cache_path, "reference", key.digest)
+
+
+def find(cache_path: str, key: ReferenceKey) -> dict[str, np.ndarray] | None:
+    """Split name → float32 [pairs, 2]; None when there is nothing complete."""
+    place = folder(cache_path, key)
+    try:
+        manifest = storage.read_json(storage.join(place, _MANIFEST))
+        content = storage.read_bytes(storage.join(place, _FILE))
+    except FileNotFoundError:
+        return None
+    if manifest.get("sha256") != hashlib.sha256(content).hexdigest():
+        _log.warning("%s is not what its manifest says; it is computed again", place)
+        return None
+    return dict(load_safetensors(content))
+
+
+def write(cache_path: str, key: ReferenceKey, values: Mapping[str, np.ndarray]) -> None:
+    """Keep the log-probabilities of all splits.
+
+    Raises:
+        NonFinite: one is NaN or infinite; nothing is written.
+    """
+    for split, array in values.items():
+        if not np.isfinite(array).all():
+            index = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+            raise errors.NonFinite(f"The reference log-probability of {split} pair {index} is not finite.")
+    content = save_safetensors({split: np.ascontiguousarray(array, np.float32) for split, array in values.items()})
+    place = folder(cache_path, key)
+    storage.write_bytes(storage.join(place, _FILE), content)
+    manifest = {
+        "key": dataclasses.asdict(key),
+        "pairs": {split: len(array) for split, array in values.items()},
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    storage.write_json(storage.join(place, _MANIFEST), manifest)
+
+
+def find_or_compute(
+    cache_path: str,
+    key: ReferenceKey,
+    splits: Mapping[str, Pairs],
+    score: Score,
+    *,
+    chunk: int,
+    writer: bool = True,
+    watch: Callable[[int], None] = lambda done: None,
+) -> dict[str, np.ndarray]:
+    """The reference log-probabilities of all splits: from the cache when a sample agrees, else computed and kept.
+
+    Args:
+        cache_path: URL of the cache.
+        key: What they depend on.
+        splits: Name → pairs.
+        score: Runs the reference.
+        chunk: Pairs a call of `score`.
+        writer: Whether this process writes (one of a job does).
+        watch: Called with the number of pairs done; may raise to stop.
+
+    Returns:
+        Split name → float32 [pairs, 2].
+    """
+    found = find(cache_path, key)
+    if found is not None and all(agrees(found.get(name), pairs, score, key.dtype) for name, pairs in splits.items()):
+        return found
+    values = {name: compute(pairs, score, chunk=chunk, watch=watch) for name, pairs in splits.items()}
+    if writer:
+        write(cache_path, key, values)
+    return values
+
+
+def compute(pairs: Pairs, score: Score, *, chunk: int, watch: Callable[[int], None] = lambda done: None) -> np.ndarray:
+    """float32 [pairs, 2] of a split, longest pairs first so that each chunk has pairs of like length."""
+    order = np.argsort([-pairs[index].encoded_length for index in range(len(pairs))], kind="stable")
+    values = np.zeros((len(pairs), 2), np.float32)
+    for start in range(0, len(order), chunk):
+        some = order[start : start + chunk]
+        values[some] = score([pairs[int(index)] for index in some])
+        watch(start + len(some))
+    return values
+
+
+def agrees(stored: np.ndarray | None, pairs: Pairs, score: Score, dtype: str) -> bool:
+    """Whether stored log-probabilities are those of a sample computed now."""
+    if stored is None or stored.shape != (len(pairs), 2):
+        return False
+    if len(pairs) == 0:
+        return True
+    sample = np.unique(np.linspace(0, len(pairs) - 1, SAMPLE).astype(int))
+    fresh = score([pairs[int(index)] for index in sample])
+    allowed = RELATIVE[dtype] * np.maximum(np.abs(fresh), 1.0)
+    if bool((np.abs(fresh - stored[sample]) <= allowed).all()):
+        return True
+    worst = float(np.max(np.abs(fresh - stored[sample])))
+    _log.warning(
+        "Stored reference log-probabilities differ by up to %.3g from a sample; they are computed again", worst
+    )
+    return False
