@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from lora_dpo_api.errors import SpecError, parse
+from pydantic import ValidationError
+
+from lora_dpo_api.errors import SpecError
 from lora_dpo_api.job import LoraDpoJob, Metadata
 from lora_dpo_api.resolve import resolve
 from lora_dpo_api.status import LoraDpoJobStatus
@@ -20,8 +22,7 @@ _NOT_IN_THE_PODS = ("suspend", "ttlAfterFinished", "queueTimeout", "startupTimeo
 def judge(raw: dict[str, Any], settings: Settings) -> Verdict:
     """Parse and resolve a job as the API server holds it."""
     try:
-        job = parse(LoraDpoJob, {key: raw[key] for key in ("apiVersion", "kind", "metadata", "spec") if key in raw})
-        resolved = resolve(job)
+        resolved = resolve(LoraDpoJob.from_body(raw))
     except SpecError as error:
         return Refused(message=str(error))
     spec = resolved.job.spec
@@ -43,7 +44,11 @@ def metadata_of(raw: dict[str, Any]) -> Metadata:
 
 def status_of(raw: dict[str, Any]) -> LoraDpoJobStatus:
     """The job's status, as this operator or another version of it wrote it."""
-    return LoraDpoJobStatus.model_validate(raw.get("status") or {})
+    try:
+        return LoraDpoJobStatus.model_validate(raw.get("status") or {})
+    except ValidationError:
+        # Another version wrote it. What matters is in the children, and is derived anew.
+        return LoraDpoJobStatus()
 
 
 def _built_from(job: LoraDpoJob) -> dict[str, Any]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 from typing import Any
 
-from lora_dpo_api.status import ConditionType, Failure, JobPhase, LoraDpoJobStatus
+from lora_dpo_api.status import Failure, JobPhase, LoraDpoJobStatus
 from lora_dpo_operator import conditions, failures, messages, progress_status, stage, timeline
-from lora_dpo_operator.observed import Accepted, Observed
+from lora_dpo_operator.observed import Accepted, Observed, Refused
 
 
 def status(observed: Observed, now: datetime.datetime) -> LoraDpoJobStatus:
@@ -20,7 +19,6 @@ def status(observed: Observed, now: datetime.datetime) -> LoraDpoJobStatus:
     """
     if observed.settled:
         return observed.status
-    observed = _reopened(observed)
     failure = failures.find(observed, now)
     phase = stage.phase_of(observed, failure)
     message = messages.derive(observed, phase, failure)
@@ -43,18 +41,11 @@ def status(observed: Observed, now: datetime.datetime) -> LoraDpoJobStatus:
     return observed.status.model_copy(update=changes)
 
 
-def _reopened(observed: Observed) -> Observed:
-    """A spec that was refused, and has been corrected, starts anew."""
-    refused = observed.status.phase is JobPhase.FAILED and observed.status.start_time is None
-    if not refused or not isinstance(observed.verdict, Accepted):
-        return observed
-    accepted = [entry for entry in observed.status.conditions if entry.type == ConditionType.ACCEPTED]
-    return dataclasses.replace(observed, status=LoraDpoJobStatus(conditions=accepted))
-
-
 def _last_failure(observed: Observed, phase: JobPhase) -> Failure | None:
-    """Why the slice last failed; forgotten once the job has succeeded."""
-    if phase in (JobPhase.EXPORTING, JobPhase.SUCCEEDED):
+    """Why the spec is refused, or why the slice last failed; forgotten once that is over."""
+    if isinstance(observed.verdict, Refused):
+        return failures.of_refusal(observed.verdict)
+    if observed.jobset is None or phase in (JobPhase.EXPORTING, JobPhase.SUCCEEDED):
         return None
     return failures.of_slice(observed) or observed.status.failure
 

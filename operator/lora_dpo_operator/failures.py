@@ -117,14 +117,13 @@ def of_missing_report(observed: Observed, now: datetime.datetime) -> Failure | N
     )
 
 
-def of_refusal(refused: Refused, now: datetime.datetime) -> Failure:
-    """The spec cannot run."""
+def of_refusal(refused: Refused) -> Failure:
+    """Why the spec cannot run."""
     return Failure(
         class_=FailureClass.CONFIG,
         reason=Reason.INVALID_SPEC,
         message=_cut(refused.message),
-        hint="correct the field and apply the job again",
-        time=now,
+        hint="correct the spec and apply it again",
     )
 
 
@@ -138,9 +137,10 @@ def of_trouble(observed: Observed, now: datetime.datetime) -> Failure | None:
 
 
 def find(observed: Observed, now: datetime.datetime) -> Failure | None:
-    """Why the job has failed for good; None while it has not."""
-    if isinstance(observed.verdict, Refused):
-        return of_refusal(observed.verdict, now)
+    """Why the job has failed for good; None while it has not.
+
+    A spec that is refused has not failed: nothing has begun, and it can still be corrected.
+    """
     final_slice = of_slice(observed) if observed.jobset and observed.jobset.failed else None
     return (
         of_trouble(observed, now)

@@ -52,8 +52,6 @@ def build(blueprint: Blueprint) -> Manifest:
     }
     if not blueprint.queue_name:
         spec["suspend"] = blueprint.spec.run_policy.suspend
-    if blueprint.spec.managed_by:
-        spec["managedBy"] = blueprint.spec.managed_by
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lora_dpo_api.protocol import TrainerState
 from lora_dpo_api.status import Failure, JobPhase
 from lora_dpo_operator import waiting
-from lora_dpo_operator.observed import Observed
+from lora_dpo_operator.observed import Observed, Refused
 
 _STATES = {
     TrainerState.STARTING: "The trainer is starting",
@@ -20,6 +20,8 @@ def derive(observed: Observed, phase: JobPhase, failure: Failure | None) -> str:
     if observed.trouble is not None and not observed.trouble.final:
         return observed.trouble.message[:1024]
     match phase:
+        case JobPhase.PENDING if isinstance(observed.verdict, Refused):
+            message = f"Not accepted: {observed.verdict.message}"
         case JobPhase.FAILED if failure is not None:
             message = failure.message + (f". {failure.hint}" if failure.hint else "")
         case JobPhase.PENDING:

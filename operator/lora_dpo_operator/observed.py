@@ -103,14 +103,10 @@ class Observed:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing will ever change: it has finished, and its spec was not refused."""
+        """Whether nothing is left to do: it has finished, or another controller runs it."""
         finished = self.status.phase is not None and self.status.phase.finished
-        return finished and (self.status.start_time is not None or not self.respecified)
-
-    @property
-    def respecified(self) -> bool:
-        """Whether the spec has changed since the status was written."""
-        return self.status.observed_generation != self.metadata.generation
+        elsewhere = isinstance(self.verdict, Accepted) and self.verdict.spec.managed_by is not None
+        return finished or elsewhere
 
     @property
     def pinned_config_map(self) -> str | None:

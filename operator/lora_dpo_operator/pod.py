@@ -54,15 +54,13 @@ def template(blueprint: Blueprint, phase: Phase, extras: Extras) -> dict[str, An
 
 def value(name: str, content: str) -> EnvVar:
     """An environment variable with a value."""
-    return {"name": name, "value": content}
+    return {"name": str(name), "value": content}
 
 
 def from_annotation(name: str, annotation: str) -> EnvVar:
     """An environment variable with the value of one of the pod's annotations."""
-    return {
-        "name": name,
-        "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": f"metadata.annotations['{annotation}']"}},
-    }
+    field = {"apiVersion": "v1", "fieldPath": f"metadata.annotations['{annotation}']"}
+    return {"name": str(name), "valueFrom": {"fieldRef": field}}
 
 
 def from_secret(name: str, secret: str) -> EnvVar:

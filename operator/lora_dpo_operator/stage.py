@@ -8,7 +8,7 @@ import datetime
 from lora_dpo_api.protocol import Phase
 from lora_dpo_api.status import Failure, JobPhase
 from lora_dpo_operator.objects import JobSet
-from lora_dpo_operator.observed import Accepted, Observed
+from lora_dpo_operator.observed import Accepted, Observed, Refused
 from lora_dpo_operator.reasons import Reason
 from lora_dpo_operator.terminations import TRAINING_STATES
 
@@ -29,6 +29,8 @@ def phase_of(observed: Observed, failure: Failure | None) -> JobPhase:
         observed: the job.
         failure: why it has failed for good, if it has.
     """
+    if isinstance(observed.verdict, Refused) and observed.prepare is None:
+        return JobPhase.PENDING
     if failure is not None:
         return JobPhase.FAILED
     if observed.export is not None and observed.export.complete:

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from tests.operator.builders import (
+    SETTINGS,
+    a_batch_job,
+    a_job,
+    a_jobset,
+    a_pod,
+    condition,
+    config_map_name,
+    observe,
+    prepare_report,
+    prepared_status,
+)
+
+from lora_dpo_api.protocol import Phase
+from lora_dpo_api.status import JobPhase
+from lora_dpo_operator import plan
+from lora_dpo_operator.observed import Observed
+
+PREPARE = a_batch_job(Phase.PREPARE, 1)
+DONE = a_batch_job(Phase.PREPARE, 1, condition("Complete", 20))
+PREPARE_POD = a_pod(Phase.PREPARE, 1, ended=(19, 0), message=prepare_report())
+SUSPENDED = a_job({"runPolicy": {"suspend": True}})
+COMPLETED = a_jobset(21, condition("Completed", 59))
+
+
+def told(action: plan.Action) -> str:
+    match action:
+        case plan.Apply(resource, manifest) | plan.Create(resource, manifest):
+            return f"{type(action).__name__} {resource.kind} {manifest['metadata']['name'].split('-config-')[0]}"
+        case plan.SetSuspend(resource, name, suspend):
+            return f"{'Suspend' if suspend else 'Resume'} {resource.kind} {name}"
+        case plan.Delete(resource, name):
+            return f"Delete {resource.kind} {name}"
+
+
+CASES: dict[str, tuple[Observed, list[str]]] = {
+    "a new job is prepared first": (observe(), ["Apply ConfigMap tiny", "Create Job tiny-prepare"]),
+    "a refused one gets nothing": (observe(a_job({"cpu": None, "tpu": {"acceleratorType": "v9-1"}})), []),
+    "one that is prepared just now waits": (observe(prepare=PREPARE), []),
+    "a failed preparation is the end": (observe(prepare=a_batch_job(Phase.PREPARE, 1, condition("Failed", 5))), []),
+    "the slice follows the preparation": (
+        observe(prepare=DONE, pods=(PREPARE_POD,)),
+        ["Apply ConfigMap tiny", "Create JobSet tiny"],
+    ),
+    "also where the prepare Job was deleted since": (
+        observe(status=prepared_status()),
+        ["Apply ConfigMap tiny", "Create JobSet tiny"],
+    ),
+    "a report that was lost is made again": (observe(prepare=DONE), ["Delete Job tiny-prepare"]),
+    "a preparation without a report is not made again": (
+        observe(prepare=DONE, pods=(a_pod(Phase.PREPARE, 1, ended=(19, 0), message="hello"),)),
+        [],
+    ),
+    "a slice that trains is left alone": (observe(status=prepared_status(), jobset=a_jobset(21)), []),
+    "a slice that was deleted by hand is made again": (
+        observe(status=prepared_status(phase=JobPhase.RUNNING), prepare=DONE),
+        ["Apply ConfigMap tiny", "Create JobSet tiny"],
+    ),
+    "a slice that has failed is the end": (
+        observe(status=prepared_status(), jobset=a_jobset(21, condition("Failed", 50))),
+        [],
+    ),
+    "export follows training": (
+        observe(status=prepared_status(), jobset=COMPLETED),
+        ["Apply ConfigMap tiny", "Create Job tiny-export"],
+    ),
+    "one export is enough": (
+        observe(status=prepared_status(), jobset=COMPLETED, export=a_batch_job(Phase.EXPORT, 60)),
+        [],
+    ),
+    "a finished job gets nothing, whatever was deleted": (
+        observe(status=prepared_status(phase=JobPhase.SUCCEEDED)),
+        [],
+    ),
+    "suspending holds the slice": (
+        observe(SUSPENDED, status=prepared_status(), jobset=a_jobset(21)),
+        ["Suspend JobSet tiny"],
+    ),
+    "and the preparation": (observe(SUSPENDED, prepare=PREPARE), ["Suspend Job tiny-prepare"]),
+    "resuming lets it go on": (
+        observe(status=prepared_status(), jobset=a_jobset(21, suspend=True)),
+        ["Resume JobSet tiny"],
+    ),
+    "with a queue, suspending is Kueue's": (
+        observe(a_job({"queueName": "q"}), status=prepared_status(), jobset=a_jobset(21, suspend=True)),
+        [],
+    ),
+    "a job of another controller gets nothing": (observe(a_job({"managedBy": "kueue.x-k8s.io/multikueue"})), []),
+}
+
+
+@pytest.mark.parametrize(("observed", "expected"), CASES.values(), ids=CASES.keys())
+def test_what_is_done_next(observed: Observed, expected: list[str]) -> None:
+    assert [told(action) for action in plan.actions(observed, SETTINGS)] == expected
+
+
+def created(observed: Observed, **settings: Any) -> dict[str, Any]:
+    actions = plan.actions(observed, dataclasses.replace(SETTINGS, **settings))
+    return next(action.manifest for action in actions if isinstance(action, plan.Create))
+
+
+def test_an_upgrade_of_the_operator_leaves_a_started_jobs_image_alone() -> None:
+    started = observe(prepare=DONE, pods=(PREPARE_POD,))
+    template = created(started, trainer_image="trainer:2")["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    assert template["spec"]["containers"][0]["image"] == "trainer:0"
+
+
+def test_a_started_job_keeps_its_configuration() -> None:
+    started = observe(a_job({"beta": 0.2}), prepare=DONE, pods=(PREPARE_POD,))
+    assert created(started)["metadata"]["annotations"]["training.loradpo.dev/config-map"] == config_map_name()
+    assert [told(action) for action in plan.actions(started, SETTINGS)] == ["Create JobSet tiny"]
+
+
+def test_everything_is_owned_by_the_job() -> None:
+    for observed in (observe(), observe(status=prepared_status()), observe(status=prepared_status(), jobset=COMPLETED)):
+        for action in plan.actions(observed, SETTINGS):
+            assert isinstance(action, plan.Apply | plan.Create)
+            owner = action.manifest["metadata"]["ownerReferences"][0]
+            assert (owner["uid"], owner["controller"], owner["blockOwnerDeletion"]) == (
+                observed.metadata.uid,
+                True,
+                True,
+            )
+
+
+def test_the_spec_hash_ignores_what_the_pods_do_not_depend_on() -> None:
+    plain = created(observe())["metadata"]["annotations"]
+    assert created(observe(SUSPENDED))["metadata"]["annotations"] == plain
+    other = created(observe(a_job({"beta": 0.2})))["metadata"]["annotations"]
+    assert other["training.loradpo.dev/spec-hash"] != plain["training.loradpo.dev/spec-hash"]
