@@ -12,11 +12,8 @@ from typing import Any
 
 from lora_dpo_api import yaml12
 from lora_dpo_api.protocol import PROGRESS_PORT
-from lora_dpo_localcluster import waiting
+from lora_dpo_localcluster import namespace, waiting
 from lora_dpo_localcluster.provider import Cluster
-
-ADDRESS = "127.0.0.1:9090"
-"""In the cluster's network, where nothing else listens on it."""
 
 SCRAPE_INTERVAL = "2s"
 OPERATOR_PORT = 8080
@@ -28,9 +25,15 @@ class PrometheusError(Exception):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Prometheus:
-    """A running Prometheus."""
+    """A running Prometheus.
+
+    Attributes:
+        cluster: what it scrapes.
+        address: host and port in the cluster's network.
+    """
 
     cluster: Cluster
+    address: str
 
     def query(self, expression: str) -> tuple[tuple[Mapping[str, str], float], ...]:
         """Ask for the present value of an expression.
@@ -41,7 +44,7 @@ class Prometheus:
         Raises:
             PrometheusError: it refuses the expression, or doesn't answer.
         """
-        command = ["promtool", "query", "instant", "--format", "json", f"http://{ADDRESS}", expression]
+        command = ["promtool", "query", "instant", "--format", "json", f"http://{self.address}", expression]
         answer = self.cluster.run(command, timeout=30)
         if answer.returncode != 0:
             raise PrometheusError(f"`{expression}`: {answer.stderr.strip()[-500:]}")
@@ -95,19 +98,19 @@ def running(cluster: Cluster, folder: Path, config: Mapping[str, Any]) -> Iterat
     Raises:
         NotReadyError: it didn't start; the error has the end of its log.
     """
+    prometheus = Prometheus(cluster, f"127.0.0.1:{namespace.free_ports(1)[0]}")
     file, log = folder / "prometheus.yml", folder / "prometheus.log"
     file.write_text(yaml12.dumps(dict(config)))
     program: Sequence[str] = (
         "prometheus",
         f"--config.file={file}",
         f"--storage.tsdb.path={folder / 'tsdb'}",
-        f"--web.listen-address={ADDRESS}",
+        f"--web.listen-address={prometheus.address}",
         "--log.level=warn",
     )
     with log.open("wb") as sink:
         process = subprocess.Popen(cluster.command(program), stdout=sink, stderr=sink, stdin=subprocess.DEVNULL)
     try:
-        prometheus = Prometheus(cluster)
         waiting.until(
             prometheus.ready,
             "Prometheus",
@@ -126,11 +129,11 @@ def running(cluster: Cluster, folder: Path, config: Mapping[str, Any]) -> Iterat
             process.wait()
 
 
-def _pods(job: str, kubeconfig: Path, namespace: str, port: int, relabel: list[dict[str, Any]]) -> dict[str, Any]:
+def _pods(job: str, kubeconfig: Path, kube_namespace: str, port: int, relabel: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "job_name": job,
         "kubernetes_sd_configs": [
-            {"role": "pod", "kubeconfig_file": str(kubeconfig), "namespaces": {"names": [namespace]}}
+            {"role": "pod", "kubeconfig_file": str(kubeconfig), "namespaces": {"names": [kube_namespace]}}
         ],
         "relabel_configs": [
             *relabel,

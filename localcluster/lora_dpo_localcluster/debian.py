@@ -25,6 +25,7 @@ _CLUSTER = (
     ("/usr/lib/cni/bridge", "containernetworking-plugins"),
 )
 _BUILD = (("debootstrap", "debootstrap"),)
+_PROMETHEUS = (("prometheus", "prometheus"), ("promtool", "prometheus"))
 
 
 def ensure_for_cluster(report: Report) -> None:
@@ -43,6 +44,15 @@ def ensure_for_images(report: Report) -> None:
         MissingProgramError: some are missing and can't be installed here.
     """
     _ensure((*_CLUSTER, *_BUILD), report)
+
+
+def ensure_for_prometheus(report: Report) -> None:
+    """See to it that Prometheus and promtool are there.
+
+    Raises:
+        MissingProgramError: they are missing and can't be installed here.
+    """
+    _ensure(_PROMETHEUS, report)
 
 
 def require_root() -> None:
