@@ -1,0 +1,184 @@
+"""The gateway against a real HTTP server that answers as an API server would."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from kubernetes.aio import client as kube
+
+from lora_dpo_operator.errors import (
+    ConflictError,
+    ForbiddenError,
+    GatewayError,
+    NotFoundError,
+    RejectedError,
+    UnavailableError,
+)
+from lora_dpo_operator.gateway import CONFIG_MAPS, JOBS, JOBSETS, LORA_DPO_JOBS, Gateway
+
+JOBSET = {"metadata": {"name": "tiny", "namespace": "team-a"}}
+
+
+@dataclasses.dataclass
+class Server:
+    """What was asked of the server, and what it answers."""
+
+    url: str = ""
+    asked: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    answer: Callable[[web.Request], Awaitable[web.Response]] | None = None
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    state = Server()
+
+    async def handle(request: web.Request) -> web.Response:
+        text = await request.text()
+        state.asked.append(
+            {
+                "method": request.method,
+                "path": request.path,
+                "query": dict(request.query),
+                "type": request.content_type,
+                "body": json.loads(text) if text else None,
+            }
+        )
+        return await state.answer(request) if state.answer else web.json_response({"kind": "Anything"})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handle)
+    async with TestServer(app) as running:
+        state.url = str(running.make_url("")).rstrip("/")
+        yield state
+
+
+@pytest.fixture
+def calls() -> list[tuple[str, str, int]]:
+    return []
+
+
+@pytest.fixture
+async def gateway(server: Server, calls: list[tuple[str, str, int]]) -> AsyncIterator[Gateway]:
+    configuration = kube.Configuration(host=server.url)
+    door = Gateway(
+        kube.ApiClient(configuration), timeout=0.5, observer=lambda verb, what, code: calls.append((verb, what, code))
+    )
+    yield door
+    await door.close()
+
+
+def answering(status: int, message: str = "because") -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response({"kind": "Status", "message": message}, status=status)
+
+    return answer
+
+
+async def test_applying_is_server_side_with_our_field_manager(server: Server, gateway: Gateway) -> None:
+    await gateway.apply(CONFIG_MAPS, {"metadata": {"name": "config", "namespace": "team-a"}, "data": {}})
+    assert server.asked == [
+        {
+            "method": "PATCH",
+            "path": "/api/v1/namespaces/team-a/configmaps/config",
+            "query": {"fieldManager": "lora-dpo-operator", "force": "true"},
+            "type": "application/apply-patch+yaml",
+            "body": {"metadata": {"name": "config", "namespace": "team-a"}, "data": {}},
+        }
+    ]
+
+
+async def test_a_status_goes_to_its_subresource(server: Server, gateway: Gateway) -> None:
+    await gateway.apply_status(JOBSET)
+    assert server.asked[0]["path"] == "/apis/training.loradpo.dev/v1alpha1/namespaces/team-a/loradpojobs/tiny/status"
+
+
+async def test_suspending_touches_nothing_else(server: Server, gateway: Gateway) -> None:
+    await gateway.set_suspend(JOBSETS, "team-a", "tiny", True)
+    assert server.asked[0]["body"] == {"spec": {"suspend": True}}
+    assert server.asked[0]["type"] == "application/merge-patch+json"
+
+
+async def test_a_dry_run_says_so(server: Server, gateway: Gateway) -> None:
+    await gateway.create(JOBSETS, JOBSET, dry_run=True)
+    assert server.asked[0]["query"]["dryRun"] == "All"
+
+
+async def test_long_lists_come_page_by_page(server: Server, gateway: Gateway) -> None:
+    async def pages(request: web.Request) -> web.Response:
+        last = "continue" in request.query
+        metadata = {} if last else {"continue": "next"}
+        return web.json_response({"items": [{"n": 2 if last else 1}], "metadata": metadata})
+
+    server.answer = pages
+    assert await gateway.list(LORA_DPO_JOBS, None, labels="a=b") == [{"n": 1}, {"n": 2}]
+    assert [asked["query"].get("continue") for asked in server.asked] == [None, "next"]
+    assert server.asked[0]["path"] == "/apis/training.loradpo.dev/v1alpha1/loradpojobs"
+    assert server.asked[0]["query"]["labelSelector"] == "a=b"
+
+
+async def test_what_is_not_there_is_none_and_deleting_it_is_done(server: Server, gateway: Gateway) -> None:
+    server.answer = answering(404)
+    assert await gateway.get(JOBS, "team-a", "tiny-prepare") is None
+    await gateway.delete(JOBS, "team-a", "tiny-prepare")
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, RejectedError),
+        (401, ForbiddenError),
+        (403, ForbiddenError),
+        (404, NotFoundError),
+        (409, ConflictError),
+        (422, RejectedError),
+        (429, UnavailableError),
+        (500, UnavailableError),
+        (503, UnavailableError),
+    ],
+)
+async def test_each_failure_has_its_error(
+    server: Server, gateway: Gateway, calls: list[Any], status: int, error: type[GatewayError]
+) -> None:
+    server.answer = answering(status, "the webhook says no")
+    with pytest.raises(
+        error, match=r"create jobset\.x-k8s\.io/v1alpha2/namespaces/team-a/jobsets: the webhook says no"
+    ):
+        await gateway.create(JOBSETS, JOBSET)
+    assert calls == [("create", "jobsets", status)]
+
+
+async def test_an_answer_that_is_no_json_is_quoted(server: Server, gateway: Gateway) -> None:
+    async def proxy(_: web.Request) -> web.Response:
+        return web.Response(text="<h1>Bad gateway</h1>", status=502)
+
+    server.answer = proxy
+    with pytest.raises(UnavailableError, match="Bad gateway"):
+        await gateway.get(JOBS, "team-a", "x")
+
+
+async def test_no_answer_in_time_is_worth_another_try(server: Server, gateway: Gateway, calls: list[Any]) -> None:
+    never = asyncio.Event()
+
+    async def hang(_: web.Request) -> web.Response:
+        await never.wait()
+        return web.Response()
+
+    server.answer = hang
+    with pytest.raises(UnavailableError):
+        await gateway.get(JOBS, "team-a", "x")
+    never.set()
+    assert calls == [("get", "jobs", 0)]
+
+
+async def test_a_server_that_is_gone_is_worth_another_try() -> None:
+    door = Gateway(kube.ApiClient(kube.Configuration(host="http://127.0.0.1:1")))
+    with pytest.raises(UnavailableError):
+        await door.get(JOBS, "team-a", "x")
+    await door.close()

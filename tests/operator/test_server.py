@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from prometheus_client.parser import text_string_to_metric_families
+
+from lora_dpo_api.protocol import Metrics
+from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
+from lora_dpo_operator import server
+from lora_dpo_operator.metrics import Instruments, Key
+
+
+class State:
+    """The operator's state, as the server asks for it."""
+
+    def __init__(self) -> None:
+        self.alive = True
+        self.ready = False
+        self.jobs: dict[Key, LoraDpoJobStatus] = {}
+
+
+@pytest.fixture
+def state() -> State:
+    return State()
+
+
+@pytest.fixture
+def instruments(state: State) -> Instruments:
+    made = Instruments()
+    made.watch(lambda: state.jobs)
+    return made
+
+
+@pytest.fixture
+async def client(state: State, instruments: Instruments) -> AsyncIterator[TestClient]:  # type: ignore[type-arg]
+    health = server.Health(alive=lambda: state.alive, ready=lambda: state.ready)
+    async with TestClient(TestServer(server.application(instruments.registry, health))) as made:
+        yield made
+
+
+async def series(client: TestClient, prefix: str) -> dict[tuple[str, ...], float]:  # type: ignore[type-arg]
+    """Every sample whose name starts so: (name, values of its labels in alphabetical order…) to value."""
+    text = await (await client.get("/metrics")).text()
+    return {
+        (sample.name, *(sample.labels[label] for label in sorted(sample.labels))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith(prefix)
+    }
+
+
+async def test_the_probes_tell_a_loop_that_stands_still(client: TestClient, state: State) -> None:  # type: ignore[type-arg]
+    assert (await client.get("/healthz")).status == 200
+    state.alive = False
+    answer = await client.get("/healthz")
+    assert (answer.status, await answer.text()) == (503, "the resync loop has stopped")
+
+
+async def test_it_is_ready_once_the_jobs_have_been_read(client: TestClient, state: State) -> None:  # type: ignore[type-arg]
+    assert (await client.get("/readyz")).status == 503
+    state.ready = True
+    assert (await client.get("/readyz")).status == 200
+
+
+async def test_a_jobs_gauges_vanish_with_it(client: TestClient, state: State) -> None:  # type: ignore[type-arg]
+    key = ("tiny", "team-a")
+    state.jobs["team-a", "tiny"] = LoraDpoJobStatus(
+        phase=JobPhase.RUNNING, step=3, metrics=Metrics(loss=0.69, accuracy=0.5)
+    )
+    found = await series(client, "loradpo_operator_job_")
+    assert found[("loradpo_operator_job_phase", *key, "Running")] == 1
+    assert found[("loradpo_operator_job_step", *key)] == 3
+    assert found[("loradpo_operator_job_loss", *key)] == 0.69
+    assert found[("loradpo_operator_job_accuracy", *key)] == 0.5
+    assert ("loradpo_operator_job_eval_loss", *key) not in found
+    del state.jobs["team-a", "tiny"]
+    assert await series(client, "loradpo_operator_job_") == {}
+
+
+async def test_jobs_are_counted_by_phase(client: TestClient, state: State) -> None:  # type: ignore[type-arg]
+    state.jobs = {("a", str(number)): LoraDpoJobStatus(phase=JobPhase.QUEUED) for number in range(3)}
+    found = await series(client, "loradpo_operator_jobs")
+    assert found[("loradpo_operator_jobs", "Queued")] == 3
+    assert found[("loradpo_operator_jobs", "Running")] == 0
+
+
+async def test_calls_are_counted_by_verb_resource_and_code(client: TestClient, instruments: Instruments) -> None:  # type: ignore[type-arg]
+    instruments.observe_call("get", "jobsets", 404)
+    found = await series(client, "loradpo_operator_api_calls_total")
+    assert list(found.values()) == [1]
