@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from tests.operator.builders import SETTINGS, a_job, observe, prepared_status
-
 from lora_dpo_operator import plan
 from lora_dpo_operator.blueprint import Blueprint
 from lora_dpo_operator.observed import Accepted
 from lora_dpo_operator.settings import Settings
+
+from .builders import SETTINGS, a_job, observe, prepared_status
 
 
 def _tpu(machine_type: str, topology: str, slices: int = 1, **more: Any) -> dict[str, Any]:

@@ -3,7 +3,15 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from tests.operator.builders import (
+
+from lora_dpo_api.protocol import ExitCode, Metrics, Phase, TrainerState
+from lora_dpo_api.status import ConditionType, JobPhase, LoraDpoJobStatus
+from lora_dpo_operator import derive
+from lora_dpo_operator.objects import EventView
+from lora_dpo_operator.observed import Observed, Poll, Trouble
+from lora_dpo_operator.settings import Settings
+
+from .builders import (
     NAME,
     PREPARED,
     SETTINGS,
@@ -19,13 +27,6 @@ from tests.operator.builders import (
     progress,
     train_report,
 )
-
-from lora_dpo_api.protocol import ExitCode, Metrics, Phase, TrainerState
-from lora_dpo_api.status import ConditionType, JobPhase, LoraDpoJobStatus
-from lora_dpo_operator import derive
-from lora_dpo_operator.objects import EventView
-from lora_dpo_operator.observed import Observed, Poll, Trouble
-from lora_dpo_operator.settings import Settings
 
 NOW = at(1000)
 PREPARE = a_batch_job(Phase.PREPARE, 1)

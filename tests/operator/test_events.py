@@ -1,6 +1,12 @@
 from __future__ import annotations
 
-from tests.operator.builders import (
+from lora_dpo_api.protocol import Phase
+from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
+from lora_dpo_operator import derive, events
+from lora_dpo_operator.events import Event
+from lora_dpo_operator.observed import Observed
+
+from .builders import (
     a_batch_job,
     a_job,
     a_jobset,
@@ -12,12 +18,6 @@ from tests.operator.builders import (
     progress,
     train_report,
 )
-
-from lora_dpo_api.protocol import Phase
-from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
-from lora_dpo_operator import derive, events
-from lora_dpo_operator.events import Event
-from lora_dpo_operator.observed import Observed
 
 
 def told(observed: Observed) -> list[Event]:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.operator.cases import JOBS, SIMULATED, blueprint
 
 from lora_dpo_api import yaml12
 from lora_dpo_operator import configmap, export_job, jobset, prepare_job
+
+from .cases import JOBS, SIMULATED, blueprint
 
 GOLDEN = Path(__file__).parent / "golden"
 

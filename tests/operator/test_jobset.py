@@ -4,11 +4,12 @@ import re
 from typing import Any
 
 import pytest
-from tests.operator.builders import a_job
-from tests.operator.cases import JOBS, SIMULATED, blueprint
 
 from lora_dpo_api.protocol import CONTRACT_EXIT_CODES, FATAL_EXIT_CODES, ExitCode
 from lora_dpo_operator import batch, export_job, jobset, pod, prepare_job
+
+from .builders import a_job
+from .cases import JOBS, SIMULATED, blueprint
 
 MULTI_HOST = ("v5e-multi-host", "v5p-multislice", "v6e-multislice", "v6e-queued")
 

@@ -4,7 +4,13 @@ import dataclasses
 from typing import Any
 
 import pytest
-from tests.operator.builders import (
+
+from lora_dpo_api.protocol import Phase
+from lora_dpo_api.status import JobPhase
+from lora_dpo_operator import plan
+from lora_dpo_operator.observed import Observed
+
+from .builders import (
     SETTINGS,
     a_batch_job,
     a_job,
@@ -16,11 +22,6 @@ from tests.operator.builders import (
     prepare_report,
     prepared_status,
 )
-
-from lora_dpo_api.protocol import Phase
-from lora_dpo_api.status import JobPhase
-from lora_dpo_operator import plan
-from lora_dpo_operator.observed import Observed
 
 PREPARE = a_batch_job(Phase.PREPARE, 1)
 DONE = a_batch_job(Phase.PREPARE, 1, condition("Complete", 20))

@@ -11,14 +11,15 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from tests.operator.builders import at
-from tests.operator.builders import progress as a_report
 
 from lora_dpo_api.protocol import STATUS_LIMIT
 from lora_dpo_operator import progress
 from lora_dpo_operator.errors import ProgressError
 from lora_dpo_operator.observed import Poll
 from lora_dpo_operator.progress import Budget, Target
+
+from .builders import at
+from .builders import progress as a_report
 
 NOW = at(100)
 RUN = "team-a/tiny"

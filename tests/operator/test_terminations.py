@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.operator.builders import a_pod, prepare_report, train_report
 
 from lora_dpo_api.protocol import Phase
 from lora_dpo_operator.terminations import TEXT_LIMIT, first_failure, of_pod
+
+from .builders import a_pod, prepare_report, train_report
 
 
 def test_a_running_pod_has_no_end() -> None:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from tests.operator.builders import at
 
 from lora_dpo_api.status import TIMELINE_LIMIT, JobPhase, PhaseTime
 from lora_dpo_operator.stage import Milestone
 from lora_dpo_operator.timeline import advance
+
+from .builders import at
 
 P = JobPhase
 
