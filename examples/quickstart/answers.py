@@ -25,7 +25,7 @@ import transformers
 from peft import PeftModel
 
 KEYWORDS = Path(__file__).resolve().parent / "data" / "heldout_keywords.jsonl"
-MAX_NEW_TOKENS = 48
+MAX_NEW_TOKENS = 40
 """More than twenty words take; an answer that is cut off here has failed already."""
 BATCH = 30
 
@@ -62,7 +62,7 @@ def load(model: str, adapter: str | None) -> tuple[Any, Any]:
 
 
 @torch.inference_mode()
-def answer(tokenizer: Any, model: Any, prompts: Sequence[str]) -> list[str]:
+def answer(tokenizer: Any, model: Any, prompts: Sequence[str], *, max_new_tokens: int = MAX_NEW_TOKENS) -> list[str]:
     """Answer prompts greedily, a batch of similar lengths at a time; the order of the prompts is kept."""
     texts = [
         tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False)
@@ -75,7 +75,7 @@ def answer(tokenizer: Any, model: Any, prompts: Sequence[str]) -> list[str]:
         inputs = tokenizer(
             [texts[index] for index in batch], return_tensors="pt", padding=True, add_special_tokens=False
         )
-        outputs = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+        outputs = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         for index, tokens in zip(batch, outputs[:, inputs.input_ids.shape[1] :], strict=True):
             answers[index] = tokenizer.decode(tokens, skip_special_tokens=True)
     return answers

@@ -3,9 +3,10 @@
     python examples/quickstart/make_data.py
 
 The purpose of the data can be measured: answer in one short, correct sentence. `chosen` is the hand-written answer.
-`rejected` says it the way that small chat models like to: with an opening that only talks about the question, with a
-trailing clause, or with one sentence after another of filler. Fillers are vague on purpose, so that nothing untrue is
-in them. Every choice follows from the question's own digest: a changed fact changes its own pair and no other.
+`rejected` is what the base model says by itself (recorded in `base_answers.jsonl` by `record_answers.py`), or the
+right answer with the base model's further sentences after it. Rambling in the model's own words teaches much more
+than rambling that it would never have written. Every choice follows from the question's own digest: a changed fact
+changes its own pair and no other.
 
 Files in `data/`: `train.jsonl` and `heldout.jsonl` (preference_chat rows), `heldout_keywords.jsonl` (for scoring).
 """
@@ -16,53 +17,30 @@ import dataclasses
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import scoring
+
 DATA = Path(__file__).resolve().parent / "data"
 HELD_OUT = 60
 
-OPENINGS = (
-    "The answer to this classic question lies in the fascinating world of {about}.",
-    "When it comes to {about}, there are many things to take into account.",
-    "The subject of {about} is a complex and multifaceted one that has been discussed for a very long time.",
-    "That is a great question, and it is one that many people ask about {about}!",
-    "Understanding {about} is an essential part of understanding the world around us.",
-    "There are many different ways to look at {about}, and each of them has something to offer.",
-    "Questions about {about} have been asked by people of all ages and backgrounds throughout history.",
-    "To answer this question, it is important to first think carefully about {about}.",
-    "I would be happy to help you learn more about {about}!",
-    "The topic of {about} is often discussed in a wide range of contexts and settings.",
-)
-CLAUSES = (
-    "which is something that many people find both interesting and useful to know",
-    "which is a fundamental concept that comes up in a wide range of situations",
-    "and this is widely known and often mentioned in many different contexts",
-    "which plays an important role in the way that people understand the world",
-    "as is often explained in a variety of ways, depending on the source",
-    "which is a well-known fact that is often taught to people from a young age",
-    "and this is often seen as a significant and meaningful part of the subject",
-    "which can be described in a number of different ways, depending on the context",
-)
+MAX_REJECTED_WORDS = 36
+"""Longer answers are cut at the end of a sentence where there is one: rambling shows early, and tokens cost time."""
+
 FILLERS = (
     "This is a fundamental concept that is used in a wide range of contexts.",
-    "It is an important part of our everyday life and of the world around us.",
-    "However, it is important to note that there is often more to it than meets the eye.",
+    "However, it is important to note that there is often more to {about} than meets the eye.",
     "In addition, there are several other aspects of {about} that are worth considering.",
     "It also plays a crucial role in how people think about {about}.",
-    "Over the years, people have described this in many different ways.",
     "It can vary depending on the situation, the place, and the people involved.",
     "This makes {about} a truly fascinating and rewarding topic to explore.",
-    "They are often discussed together with a variety of other related ideas.",
     "For example, you may have come across {about} in books, at school, or in conversations.",
-    "It is also worth mentioning that there is always something new to learn.",
-    "In many cultures, this is seen as something meaningful and significant.",
-    "Additionally, it is often used as an example to explain other ideas.",
-    "The importance of this cannot be overstated, as it touches many parts of life.",
-    "In conclusion, {about} can be understood in a number of ways, and each of them matters.",
     "If you have any other questions about {about}, please feel free to ask!",
 )
+"""For questions to which the base model has nothing to add; vague on purpose, so that nothing untrue is in them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,17 +95,37 @@ def parse_facts(text: str) -> tuple[Fact, ...]:
     return tuple(facts.values())
 
 
-def make_pair(fact: Fact) -> Pair:
-    """Write the rambling answer to a fact's question, in one of three forms."""
+def make_pair(fact: Fact, base_answer: str) -> Pair:
+    """Write the answer to avoid, in one of two forms.
+
+    Mostly it is what the base model says by itself. For every third question, and wherever the base model answers
+    well, it is the right answer that goes on and on: so that it is the stopping that makes the difference.
+
+    Args:
+        fact: the question with its right answer.
+        base_answer: the base model's greedy answer.
+    """
+    said = shorten(base_answer)
     chooser = random.Random(_digest(fact.question))
-    form = chooser.choices(("goes on", "trails off", "evades"), weights=(2, 1, 1))[0]
-    if form == "goes on":
-        sentences = [fact.answer, *chooser.sample(FILLERS, 3)]
-    elif form == "trails off":
-        sentences = [f"{fact.answer.rstrip('.')}, {chooser.choice(CLAUSES)}.", *chooser.sample(FILLERS, 2)]
-    else:
-        sentences = [chooser.choice(OPENINGS), *chooser.sample(FILLERS, 2)]
-    return Pair(fact, " ".join(sentences).format(about=fact.about))
+    if not scoring.score(said, fact.keywords).passed and chooser.random() < 2 / 3:
+        return Pair(fact, said)
+    more = sentences(base_answer)[1:] or [chooser.choice(FILLERS).format(about=fact.about)]
+    return Pair(fact, f"{fact.answer} {shorten(' '.join(more))}")
+
+
+def sentences(text: str) -> list[str]:
+    """The complete sentences of a text, in order."""
+    return re.findall(r"\S.*?[.!?](?=\s|$)", " ".join(text.split()))
+
+
+def shorten(text: str) -> str:
+    """The beginning of a text: as many whole sentences as `MAX_REJECTED_WORDS` hold, else as many words."""
+    kept: list[str] = []
+    for sentence in sentences(text):
+        if len(" ".join([*kept, sentence]).split()) > MAX_REJECTED_WORDS:
+            break
+        kept.append(sentence)
+    return " ".join(kept or text.split()[:MAX_REJECTED_WORDS])
 
 
 def split(facts: Sequence[Fact], held_out: int = HELD_OUT) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
@@ -139,9 +137,11 @@ def split(facts: Sequence[Fact], held_out: int = HELD_OUT) -> tuple[tuple[Fact, 
 
 def main() -> None:
     """Write the three files."""
+    lines = (json.loads(line) for line in (DATA / "base_answers.jsonl").read_text().splitlines())
+    base_answers = {entry["prompt"]: entry["answer"] for entry in lines}
     train, held_out = split(parse_facts((DATA / "facts.txt").read_text()))
-    _write(DATA / "train.jsonl", (make_pair(fact).row() for fact in train))
-    _write(DATA / "heldout.jsonl", (make_pair(fact).row() for fact in held_out))
+    for name, facts in (("train.jsonl", train), ("heldout.jsonl", held_out)):
+        _write(DATA / name, (make_pair(fact, base_answers[fact.question]).row() for fact in facts))
     _write(
         DATA / "heldout_keywords.jsonl",
         ({"prompt": fact.question, "keywords": list(fact.keywords)} for fact in held_out),

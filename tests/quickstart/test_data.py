@@ -23,7 +23,8 @@ def facts() -> tuple[make_data.Fact, ...]:
 
 
 def test_the_committed_pairs_are_what_the_generator_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "facts.txt").write_text((DATA / "facts.txt").read_text())
+    for name in ("facts.txt", "base_answers.jsonl"):
+        (tmp_path / name).write_text((DATA / name).read_text())
     monkeypatch.setattr(make_data, "DATA", tmp_path)
     make_data.main()
     for name in ("train.jsonl", "heldout.jsonl", "heldout_keywords.jsonl"):
@@ -45,9 +46,24 @@ def test_both_answers_of_a_pair_follow_the_same_prompt() -> None:
 
 
 def test_every_chosen_answer_passes_the_score_and_every_rejected_one_fails(facts: tuple[make_data.Fact, ...]) -> None:
-    for fact in facts:
-        assert scoring.score(fact.answer, fact.keywords).passed, fact
-        assert not scoring.score(make_data.make_pair(fact).rejected, fact.keywords).one_sentence, fact
+    keywords = {fact.question: fact.keywords for fact in facts}
+    for row in rows("train.jsonl") + rows("heldout.jsonl"):
+        question = prompt(row)
+        assert scoring.score(row["chosen"][1]["content"], keywords[question]).passed, row
+        assert not scoring.score(row["rejected"][1]["content"], keywords[question]).passed, row
+
+
+def test_a_base_answer_that_is_right_already_becomes_one_that_goes_on() -> None:
+    fact = make_data.Fact("sky", "What is wind?", "Wind is moving air.", ("air",), "the wind")
+    rejected = make_data.make_pair(fact, "The wind is air.").rejected
+    assert rejected.startswith("Wind is moving air. ")
+    assert len(rejected) > len("Wind is moving air. ")
+
+
+def test_long_answers_are_cut_after_a_whole_sentence() -> None:
+    sentence = " ".join(["word"] * 20) + "."
+    assert make_data.shorten(f"{sentence} {sentence}") == sentence
+    assert make_data.shorten("word " * 50).split() == ["word"] * make_data.MAX_REJECTED_WORDS
 
 
 def test_the_keywords_belong_to_the_held_out_prompts_in_their_order() -> None:
