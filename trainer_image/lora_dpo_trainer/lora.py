@@ -215,7 +215,7 @@ class LoraLinear(eqx.Module):
         """Both paths, added."""
         inner = x
         if self.dropout and key is not None:
-            keep = hax.random.bernoulli(key, 1 - self.dropout, x.axes)
+            keep = hax.random.bernoulli(key, x.axes, 1 - self.dropout)
             inner = hax.where(keep, x / (1 - self.dropout), 0).astype(x.dtype)
         low = inner.dot(self.A.astype(x.dtype), axis=self.wrapped.In) * self.scale
         if self.scales is not None:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
+import jax
 import numpy as np
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from lora_dpo_trainer import errors, prepared, storage
+from lora_dpo_trainer import batch, errors, lora, packing, prepared, step, storage
 from lora_dpo_trainer.pairs import TokenizedPair
 
 FORMAT = 1
@@ -28,8 +29,26 @@ RELATIVE = {"float32": 1e-4, "bfloat16": 5e-3}
 _FILE, _MANIFEST = "reference.safetensors", "manifest.json"
 _log = logging.getLogger(__name__)
 
-type Score = Callable[[Sequence[TokenizedPair]], np.ndarray]
-"""Pairs → float32 [pairs, 2], log-probabilities of both answers under the reference."""
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scorer:
+    """Runs the reference over pairs.
+
+    Attributes:
+        forward: The compiled forward.
+        adapter: The reference's own adapter; None for the base alone.
+        pairs_per_batch: A multiple of `groups`.
+        groups: Data shards.
+        place: Puts an array of a batch where the program wants it.
+        collect: Brings a result to this host whole.
+    """
+
+    forward: step.LogprobStep
+    adapter: lora.Adapter | None = None
+    pairs_per_batch: int = 8
+    groups: int = 1
+    place: Callable[[np.ndarray], Any] = lambda array: array
+    collect: Callable[[jax.Array], np.ndarray] = np.asarray
 
 
 class Pairs(Protocol):
@@ -106,9 +125,8 @@ def find_or_compute(
     cache_path: str,
     key: ReferenceKey,
     splits: Mapping[str, Pairs],
-    score: Score,
+    scorer: Scorer,
     *,
-    chunk: int,
     writer: bool = True,
     watch: Callable[[int], None] = lambda done: None,
 ) -> dict[str, np.ndarray]:
@@ -118,47 +136,57 @@ def find_or_compute(
         cache_path: URL of the cache.
         key: What they depend on.
         splits: Name → pairs.
-        score: Runs the reference.
-        chunk: Pairs a call of `score`.
+        scorer: Runs the reference; all processes of a job do, together.
         writer: Whether this process writes (one of a job does).
-        watch: Called with the number of pairs done; may raise to stop.
+        watch: Called with the number of pairs of a split that are done; may raise to stop.
 
     Returns:
         Split name → float32 [pairs, 2].
     """
     found = find(cache_path, key)
-    if found is not None and all(agrees(found.get(name), pairs, score, key.dtype) for name, pairs in splits.items()):
+    if found is not None and all(agrees(found.get(name), pairs, scorer, key.dtype) for name, pairs in splits.items()):
         return found
-    values = {name: compute(pairs, score, chunk=chunk, watch=watch) for name, pairs in splits.items()}
+    values = {name: compute(pairs, scorer, watch=watch) for name, pairs in splits.items()}
     if writer:
         write(cache_path, key, values)
     return values
 
 
-def compute(pairs: Pairs, score: Score, *, chunk: int, watch: Callable[[int], None] = lambda done: None) -> np.ndarray:
-    """float32 [pairs, 2] of a split, longest pairs first so that each chunk has pairs of like length."""
-    order = np.argsort([-pairs[index].encoded_length for index in range(len(pairs))], kind="stable")
-    values = np.zeros((len(pairs), 2), np.float32)
-    for start in range(0, len(order), chunk):
-        some = order[start : start + chunk]
-        values[some] = score([pairs[int(index)] for index in some])
-        watch(start + len(some))
-    return values
+def compute(pairs: Pairs, scorer: Scorer, *, watch: Callable[[int], None] = lambda done: None) -> np.ndarray:
+    """float32 [pairs, 2] of a split, longest pairs first, so that a batch has pairs of like length."""
+    encoded = np.array([pairs[index].encoded_length for index in range(len(pairs))], np.int64)
+    return _score(pairs, np.argsort(-encoded, kind="stable"), scorer, watch)
 
 
-def agrees(stored: np.ndarray | None, pairs: Pairs, score: Score, dtype: str) -> bool:
+def agrees(stored: np.ndarray | None, pairs: Pairs, scorer: Scorer, dtype: str) -> bool:
     """Whether stored log-probabilities are those of a sample computed now."""
     if stored is None or stored.shape != (len(pairs), 2):
         return False
     if len(pairs) == 0:
         return True
     sample = np.unique(np.linspace(0, len(pairs) - 1, SAMPLE).astype(int))
-    fresh = score([pairs[int(index)] for index in sample])
-    allowed = RELATIVE[dtype] * np.maximum(np.abs(fresh), 1.0)
-    if bool((np.abs(fresh - stored[sample]) <= allowed).all()):
+    fresh = _score(pairs, sample, scorer, lambda done: None)[sample]
+    difference = np.abs(fresh - stored[sample])
+    if bool((difference <= RELATIVE[dtype] * np.maximum(np.abs(fresh), 1.0)).all()):
         return True
-    worst = float(np.max(np.abs(fresh - stored[sample])))
-    _log.warning(
-        "Stored reference log-probabilities differ by up to %.3g from a sample; they are computed again", worst
-    )
+    _log.warning("Stored reference log-probabilities are off by up to %.3g; computing them again", difference.max())
     return False
+
+
+def _score(pairs: Pairs, order: np.ndarray, scorer: Scorer, watch: Callable[[int], None]) -> np.ndarray:
+    """float32 [all pairs, 2], filled in for those of `order`."""
+    values = np.zeros((len(pairs), 2), np.float32)
+    if len(order) == 0:
+        return values
+    some = [pairs[int(index)] for index in order]
+    lengths = packing.pairs_lengths([pair.encoded_length for pair in some], [sum(pair.targets) for pair in some])
+    plan = packing.BatchPlan.make(lengths, scorer.pairs_per_batch, shuffle=False, groups=scorer.groups)
+    for number in range(plan.total_steps):
+        places = plan.keys_of_step(number)
+        numbered = [dataclasses.replace(some[place], key=int(place)) for place in places]
+        packed = batch.build(numbered, plan.shape_of(places))
+        result = scorer.collect(scorer.forward(scorer.adapter, jax.tree.map(scorer.place, packed)))
+        for place, logps in batch.in_order(result, packed).items():
+            values[order[place]] = logps
+        watch(int(places[-1]) + 1)
+    return values
