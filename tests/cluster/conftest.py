@@ -14,13 +14,16 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from lora_dpo_localcluster import bucket as buckets
 from lora_dpo_localcluster import clusters, poses
 from lora_dpo_localcluster.provider import Cluster, Image, Shape
+
+if TYPE_CHECKING:
+    from .loradpojobs import Operator
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = Shape(nodes=1, poses=(poses.parse("ct5p-hightpu-4t=2x2x2"),))
@@ -97,6 +100,15 @@ def operator_image(cluster: Cluster) -> Image:
 def trainer_image(cluster: Cluster) -> Image:
     """The trainer's image, on every node."""
     return _loaded(cluster, "trainer")
+
+
+@pytest.fixture(scope="session")
+def operator(cluster: Cluster, kubectl: Kubectl, operator_image: Image, trainer_image: Image) -> Operator:
+    """The operator of this checkout, running in the cluster."""
+    # Not at the top: that module needs this one's classes.
+    from . import loradpojobs
+
+    return loradpojobs.start_operator(cluster, kubectl, operator_image, trainer_image)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
