@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from lora_dpo_api.config_file import PreferenceChatFormat, UrlSource
 from lora_dpo_trainer import chat, errors, rows, sources
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from lora_dpo_trainer import errors, mixture
 
 COMPONENT = np.array([0] * 6 + [1] * 2 + [2] * 4, np.int32)

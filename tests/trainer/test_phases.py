@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
+
 from lora_dpo_api import yaml12
 from lora_dpo_api.protocol import TerminationReport
-from safetensors.numpy import load_file
 
 GUIDE_METRICS = (
     "dpo_loss",
@@ -71,6 +72,10 @@ class Job:
         return load_file(self.output / "adapter" / "adapter_model.safetensors")
 
 
+def without_speeds(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in line.items() if not name.endswith("_per_second")} for line in history]
+
+
 @pytest.fixture(scope="module")
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
@@ -86,7 +91,7 @@ def make_job(tmp_path: Path, base_model: Path, preference_file: Path, shared_cac
             "initialize_from_hf": str(base_model),
             "train_seq_len": 128,
             "trainer": {"train_batch_size": 8, "num_train_steps": 6, "mp": "p=f32,c=f32", "seed": 3},
-            "optimizer": {"learning_rate": 5e-5, "warmup": 0},
+            "optimizer": {"learning_rate": 1e-3, "warmup": 0},
             "lora": {"r": 8},
             "eval": {"every_steps": 4},
             "validation_split_fraction": 0.1,
@@ -157,7 +162,7 @@ def test_a_preempted_run_goes_on_to_the_same_adapter_bit_for_bit(make_job: Calla
     assert expected.keys() == found.keys()
     for name in expected:
         np.testing.assert_array_equal(expected[name], found[name])
-    assert disturbed.history() == undisturbed.history()
+    assert without_speeds(disturbed.history()) == without_speeds(undisturbed.history())
 
 
 def test_a_wrong_configuration_ends_with_64_without_importing_jax(make_job: Callable[..., Job]) -> None:
@@ -172,8 +177,9 @@ def test_a_wrong_configuration_ends_with_64_without_importing_jax(make_job: Call
     )
     assert done.returncode == 64
     assert time.monotonic() - began < 10
-    assert "| jax\n" not in done.stderr
-    assert "levanter" not in done.stderr
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "lora_dpo_trainer.settings" in imported
+    assert imported.isdisjoint({"jax", "levanter", "haliax", "transformers"})
     assert "Traceback" not in done.stdout + done.stderr
     report = job.report()
     assert (report.exit_code, report.reason) == (64, "ConfigError")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from lora_dpo_api.config_file import PreferenceChatFormat
 from lora_dpo_trainer import rows
 from lora_dpo_trainer.rows import ChatPair, Problem, Rejection
@@ -91,6 +92,4 @@ def test_a_tally_counts_all_and_shows_the_first() -> None:
         tally.add(Rejection(f"rows.jsonl:{line}", Problem.NOT_JSON))
     tally.add(Rejection("rows.jsonl:9", Problem.SAME_ANSWER))
     assert (tally.fatal, tally.skipped) == (5, 1)
-    assert tally.sentences(fatal_only=True) == (
-        "5 rows: not a JSON object (rows.jsonl:1, rows.jsonl:2, rows.jsonl:3)",
-    )
+    assert tally.sentences(fatal_only=True) == ("5 rows: not a JSON object (rows.jsonl:1, rows.jsonl:2, rows.jsonl:3)",)

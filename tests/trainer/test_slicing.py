@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from lora_dpo_api.config_file import SliceStrategy
 from lora_dpo_trainer import slicing
 from lora_dpo_trainer.chat import Tokens

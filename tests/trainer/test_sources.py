@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from lora_dpo_api.config_file import UrlSource
 from lora_dpo_trainer import errors, sources, storage
 

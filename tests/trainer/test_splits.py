@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from lora_dpo_trainer.splits import PromptSplit
 
 

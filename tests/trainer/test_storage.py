@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from lora_dpo_trainer import errors, storage
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -25,12 +25,17 @@ from lora_dpo_trainer import (
     packing,
     peft_io,
     prepared,
+    reference,
     scoring,
+    sources,
     step,
 )
 from lora_dpo_trainer.objective import Objective
 from lora_dpo_trainer.pairs import TokenizedPair
 from lora_dpo_trainer.step import TrainState
+
+type ReferenceLogprobs = Mapping[str, np.ndarray]
+"""Split name → float32 [pairs, 2], by key; empty where the steps compute them."""
 
 GROUP_TOKENS = 16_384
 """A microbatch holds at most about so many tokens a device."""
@@ -80,6 +85,7 @@ class Engine:
     train_step: step.TrainStep
     eval_step: step.EvalStep
     logprob_step: step.LogprobStep
+    reference_logprobs: ReferenceLogprobs = dataclasses.field(default_factory=dict)
 
     @property
     def total_steps(self) -> int:
@@ -124,7 +130,7 @@ class Engine:
         """The batch of a step, counted from 0; a function of seed and step, safe to call ahead in a thread."""
         positions = self.plan.keys_of_step(number)
         rows = [self.pairs.train[int(key)] for key in self.keys[positions]]
-        return self._placed(rows, self.plan.shape_of(positions))
+        return self._placed(rows, self.plan.shape_of(positions), sources.TRAIN)
 
     def train(self, state: TrainState, placed: HostBatch) -> tuple[TrainState, dict[str, float]]:
         """One step; the given state is used up.
@@ -139,14 +145,14 @@ class Engine:
         """The validation pairs, each once."""
         split = self.pairs.validation
         count = min(len(split), max_pairs)
-        size = min(_multiple(self.config.trainer.train_batch_size, self.plan.groups), _multiple(count, self._shards))
-        size = _multiple(size, self._shards)
+        size = min(_multiple(self.config.trainer.train_batch_size, self.plan.groups), _multiple(count, self.shards))
+        size = _multiple(size, self.shards)
         plan = packing.BatchPlan.make(
-            split.pair_lengths(np.arange(count)), size, shuffle=False, groups=self._shards, max_shapes=1
+            split.pair_lengths(np.arange(count)), size, shuffle=False, groups=self.shards, max_shapes=1
         )
         for number in range(plan.total_steps):
             keys = plan.keys_of_step(number)
-            yield self._placed([split[int(key)] for key in keys], plan.shapes[-1])
+            yield self._placed([split[int(key)] for key in keys], plan.shapes[-1], sources.VALIDATION)
 
     def evaluate(self, state: TrainState, placed: HostBatch) -> dict[str, float]:
         """Sums of the metrics over a batch's pairs, and `pairs`, their number."""
@@ -156,14 +162,33 @@ class Engine:
 
     def logprobs(self, adapter: lora.Adapter | None, rows: Sequence[TokenizedPair]) -> np.ndarray:
         """Log-probabilities of a few pairs, float32 [pairs, 2]; without adapter those of the base."""
-        return scoring.logprobs(self.logprob_step, adapter, rows, groups=self._shards, place=self._put)
+        return scoring.logprobs(self.logprob_step, adapter, rows, groups=self.shards, place=self._put)
 
     @property
-    def _shards(self) -> int:
+    def shards(self) -> int:
+        """In how many parts a batch is split over the devices."""
         return mesh.data_shards(self.devices)
 
-    def _placed(self, rows: Sequence[TokenizedPair], shape: packing.BatchShape) -> HostBatch:
-        packed = jax.tree.map(self._put, batch.build(rows, shape))
+    def reference_scorer(self) -> reference.Scorer:
+        """Runs what the policy is compared with: the base itself, or the base with the reference's own adapter."""
+        folder, adapter, forward = self.config.reference.adapter, None, self.logprob_step
+        if folder is not None:
+            adapted = lora.resolve(self.base.linears, peft_io.load_config(folder))
+            adapter = jax.device_put(peft_io.load(folder, adapted), mesh.replicated(self.devices))
+            forward = step.make_logprob_step(self.base, adapted)
+        return reference.Scorer(
+            forward=forward,
+            pairs_per_batch=_multiple(self.config.trainer.train_batch_size, self.shards),
+            adapter=adapter,
+            groups=self.shards,
+            place=self._put,
+            collect=scoring.whole,
+        )
+
+    def _placed(self, rows: Sequence[TokenizedPair], shape: packing.BatchShape, split: str) -> HostBatch:
+        known = self.reference_logprobs.get(split)
+        logps = None if known is None else known[[row.key for row in rows]]
+        packed = jax.tree.map(self._put, batch.build(rows, shape, logps))
         return HostBatch(packed, len(rows), sum(row.encoded_length for row in rows))
 
     def _put(self, array: np.ndarray) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 
@@ -23,6 +24,7 @@ from lora_dpo_trainer import (
     prepared,
     probe,
     progress,
+    reference_pass,
     storage,
 )
 from lora_dpo_trainer.step import TrainState
@@ -62,6 +64,9 @@ def run(config: TrainerConfig) -> TerminationReport:
     if watch.reached():
         distributed.stop(placement)
         raise errors.Preempted("Stopped while loading; there was nothing new to save.")
+    shown.enter(TrainerState.REFERENCE)
+    known = reference_pass.run(machine, owner.base, watch=watch, leads=leads)
+    machine = dataclasses.replace(machine, reference_logprobs=known)
     writer = checkpoint.Writer(
         config.output.path,
         owner,
@@ -81,8 +86,8 @@ def run(config: TrainerConfig) -> TerminationReport:
     folder = storage.join(config.output.path, "adapter")
     _write_probe(machine, state, leads=leads)
     if leads:
-        known = metrics.finite(shown.snapshot.values)
-        adapter_files.write(machine, state.adapter, folder, steps=owner.total_steps, metrics=known)
+        last = metrics.finite(shown.snapshot.values)
+        adapter_files.write(machine, state.adapter, folder, steps=owner.total_steps, metrics=last)
     shown.enter(TrainerState.FINISHED)
     report = _report(shown, folder, leads=leads)
     distributed.stop(placement)

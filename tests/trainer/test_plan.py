@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lora_dpo_api.config_file import LoraConfig, RunConfig
+from lora_dpo_trainer import errors, plan
+
+MODEL = {
+    "hidden_size": 576,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "intermediate_size": 1536,
+}
+
+
+@pytest.mark.parametrize(
+    ("run", "steps"),
+    [
+        ({"num_train_steps": 7}, 7),
+        ({}, 12),
+        ({"num_epochs": 2}, 25),
+        ({"num_epochs": 0.1}, 1),
+        ({"num_train_steps": 7, "num_epochs": 2}, 7),
+    ],
+)
+def test_steps_are_given_or_whole_batches_of_the_epochs(run: dict[str, Any], steps: int) -> None:
+    assert plan.total_steps(RunConfig(train_batch_size=8, **run), 100) == steps
+
+
+@pytest.mark.parametrize("pairs", [0, 7])
+def test_less_than_one_batch_is_an_error(pairs: int) -> None:
+    with pytest.raises(errors.NotEnoughPairs):
+        plan.total_steps(RunConfig(train_batch_size=8), pairs)
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {"r": 192},
+        {"r": 512, "target_modules": ["q_proj", "o_proj"]},
+        {"r": 512, "exclude_modules": ["lm_head", "k_proj", "v_proj"]},
+        {"r": 512, "target_modules": r".*\.(gate|up|down)_proj"},
+    ],
+)
+def test_a_rank_that_fits_every_adapted_layer_is_accepted(lora: dict[str, Any]) -> None:
+    plan.check_rank(LoraConfig(**lora), MODEL)
+
+
+@pytest.mark.parametrize("lora", [{"r": 193}, {"r": 8, "rank_pattern": {"v_proj": 200}}])
+def test_a_rank_above_the_smallest_dimension_names_the_layer(lora: dict[str, Any]) -> None:
+    with pytest.raises(errors.ConfigError, match=r"smallest dimension of [kv]_proj \(576 x 192\)"):
+        plan.check_rank(LoraConfig(**lora), MODEL)
+
+
+def test_a_model_that_does_not_say_its_sizes_is_not_judged() -> None:
+    plan.check_rank(LoraConfig(r=100_000), {"model_type": "other"})
