@@ -47,7 +47,7 @@ class PairMask(eqx.Module):
         return seen
 
 
-class PairAttention(Attention):
+class PairAttention(Attention):  # type: ignore[misc]
     """Levanter's attention layer, but for the products: these are over packed pairs."""
 
     def __call__(

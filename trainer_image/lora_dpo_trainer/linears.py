@@ -83,7 +83,7 @@ def _replace(
     return jax.tree_util.tree_map_with_path(visit, module, is_leaf=is_leaf)
 
 
-class _Name(ModuleWithStateDictSerialization):
+class _Name(ModuleWithStateDictSerialization):  # type: ignore[misc]
     """Takes a linear layer's place, so that writing a state dict tells its name there."""
 
     index: int = eqx.field(static=True)

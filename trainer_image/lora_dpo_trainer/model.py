@@ -151,7 +151,8 @@ def level_config(hf_config: dict[str, Any], place: pretrained.Pretrained, *, rem
 
 def default_dtype() -> jnp.dtype:
     """bfloat16; float32 on a CPU, which computes nothing faster in less."""
-    return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+    chosen: jnp.dtype = jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+    return chosen
 
 
 def hidden_states(

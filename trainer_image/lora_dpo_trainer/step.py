@@ -84,9 +84,7 @@ def make_train_step(
         reference = part.reference
         if reference is None:
             reference = jax.lax.stop_gradient(answer_logprobs(base, module, part))
-        counts = answer_counts(part)
-        flat = (x.reshape(-1, 2) for x in (policy, jnp.asarray(reference), counts))
-        return objective.evaluate(goal, *flat, part.valid.reshape(-1), totals)
+        return _objective(goal, part, policy, reference, totals)
 
     def run(arrays: Any, state: TrainState, batch: PackedBatch) -> tuple[TrainState, Metrics]:
         module = eqx.combine(arrays, static)
@@ -122,8 +120,7 @@ def make_eval_step(base: BaseModel, plan: LoraPlan, goal: Objective) -> EvalStep
         policy = answer_logprobs(base, module, batch, adapter, plan)
         reference = batch.reference if batch.reference is not None else answer_logprobs(base, module, batch)
         totals = _totals(batch)
-        flat = (x.reshape(-1, 2) for x in (policy, jnp.asarray(reference), answer_counts(batch)))
-        _, metrics = objective.evaluate(goal, *flat, batch.valid.reshape(-1), totals)
+        _, metrics = _objective(goal, batch, policy, reference, totals)
         return {name: value * totals.pairs for name, value in metrics.items()} | {"pairs": totals.pairs}
 
     program = jax.jit(run)
@@ -188,6 +185,14 @@ def answer_counts(batch: PackedBatch) -> jax.Array:
     """Predicted tokens of each answer, float32 [groups, pairs, 2]."""
     ones = jnp.ones(batch.slot_answer.shape, jnp.float32)
     return logprobs.answer_sums(ones, batch.slot_answer, batch.valid.shape[1])
+
+
+def _objective(
+    goal: Objective, part: PackedBatch, policy: jax.Array, reference: Any, totals: objective.Totals
+) -> tuple[jax.Array, Metrics]:
+    """`objective.evaluate` over all groups."""
+    logps, cached, counts = (jnp.asarray(x).reshape(-1, 2) for x in (policy, reference, answer_counts(part)))
+    return objective.evaluate(goal, logps, cached, counts, part.valid.reshape(-1), totals)
 
 
 def _totals(batch: PackedBatch) -> objective.Totals:
