@@ -13,7 +13,8 @@ import typer
 
 from lora_dpo_localcluster import clusters, images, poses, rootfs, state, tools
 from lora_dpo_localcluster.errors import LocalClusterError, NotRunningError
-from lora_dpo_localcluster.provider import Image, Shape
+from lora_dpo_localcluster.image import Image
+from lora_dpo_localcluster.provider import Shape
 
 app = typer.Typer(no_args_is_help=True, help="A real Kubernetes cluster on this machine.")
 _console = rich.console.Console(stderr=True, highlight=False)

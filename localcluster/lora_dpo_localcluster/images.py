@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from lora_dpo_localcluster import (
     dockerfile,
     errors,
     locks,
+    oci,
     rootfs,
     settings,
     state,
@@ -25,7 +27,7 @@ from lora_dpo_localcluster import (
     tools,
     waiting,
 )
-from lora_dpo_localcluster.provider import Image
+from lora_dpo_localcluster.image import Image
 from lora_dpo_localcluster.tools import BUILDKIT, CONTAINERD, Report, Tools
 
 TARGETS = ("operator", "trainer")
@@ -61,27 +63,30 @@ def build(target: str, context: Path, report: Report) -> Image:
         raise errors.LocalClusterError(
             f"The Dockerfile has no target {unknown}; there are {', '.join(TARGETS)}."
         ) from unknown
-    image = Image(image_name(target, key), state.cache_folder() / "images" / f"{target}-{key}.tar")
-    assert image.archive is not None
+    name = image_name(target, key)
     built = tools.ensure(report, (BUILDKIT, CONTAINERD))
+    folder = state.cache_folder() / "images"
+    layout, record = folder / "layout", folder / f"{target}-{key}.digest"
     # One build at a time: two would use the same layers, and the second then finds them.
     with locks.locked(state.cache_folder() / "buildkit.lock"):
-        if not image.archive.is_file():
-            _build(target, context, base, image.name, image.archive, built, report)
-            _prune(image.archive.parent, target)
-    store.current().add(image.name, image.archive, built, report)
+        if not record.is_file():
+            digest = _build(target, context, base, name, layout, built, report)
+            part = record.with_suffix(".part")
+            part.write_text(digest)
+            part.rename(record)
+            _prune(folder)
+        image = Image(name, layout=layout, digest=record.read_text())
+        store.current().add(image, built, report)
     return image
 
 
-def _build(
-    target: str, context: Path, base: rootfs.Base, name: str, archive: Path, built: Tools, report: Report
-) -> None:
+def _build(target: str, context: Path, base: rootfs.Base, name: str, layout: Path, built: Tools, report: Report) -> str:
     started = time.monotonic()
     report(f"building the {target} image")
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    part = archive.with_suffix(".part")
+    layout.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="ldj-build-") as scratch, _daemon(Path(scratch), built) as address:
         secrets = settings.write(Path(scratch))
+        metadata = Path(scratch) / "metadata.json"
         command = [
             str(built.program(BUILDKIT, "buildctl")),
             f"--addr={address}",
@@ -94,17 +99,19 @@ def _build(
             f"--opt=cgroup-parent={_CGROUP}",
             f"--oci-layout=base={base.layout}",
             f"--opt=context:{rootfs.IMAGE}=oci-layout://base@{base.digest}",
-            # The image stays on this machine: compressing it would take longer than all the rest.
-            f"--output=type=docker,name={name},dest={part},compression=uncompressed,force-compression=true",
+            # A layout, so that layers which are there aren't written again; uncompressed, since they stay on this
+            # machine and compressing them would take longer than all the rest.
+            f"--output=type=oci,name={name},dest={layout},tar=false,compression=uncompressed,force-compression=true",
+            f"--metadata-file={metadata}",
             *(f"--secret=id={secret},src={file}" for secret, file in secrets.items()),
             *_proxies(),
         ]
         answer = subprocess.run(command, capture_output=True, text=True)
-    if answer.returncode != 0:
-        raise errors.BuildError(f"The {target} image doesn't build:\n{answer.stderr.strip()[-4000:]}")
-    part.rename(archive)
-    size = archive.stat().st_size / 1e6
-    report(f"built {name}, {size:.0f} MB ({time.monotonic() - started:.0f} s)")
+        if answer.returncode != 0:
+            raise errors.BuildError(f"The {target} image doesn't build:\n{answer.stderr.strip()[-4000:]}")
+        digest = str(json.loads(metadata.read_text())["containerimage.digest"])
+    report(f"built {name} ({time.monotonic() - started:.0f} s)")
+    return digest
 
 
 @contextlib.contextmanager
@@ -155,13 +162,18 @@ def _proxies() -> list[str]:
     return [f"--opt=build-arg:{name}={value}" for name, value in found if value]
 
 
-def _prune(folder: Path, target: str) -> None:
-    """Keep the newest archives of a target: each is as large as the image."""
-    archives = sorted(folder.glob(f"{target}-*.tar"), key=lambda file: file.stat().st_mtime, reverse=True)
-    for old in archives[_KEPT:]:
-        old.unlink(missing_ok=True)
-    for part in folder.glob(f"{target}-*.part"):
-        part.unlink(missing_ok=True)
+def _prune(folder: Path) -> None:
+    """Keep the newest images of each target, and of the layout what they consist of."""
+    kept: set[str] = set()
+    for target in TARGETS:
+        records = sorted(folder.glob(f"{target}-*.digest"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for record in records[_KEPT:]:
+            record.unlink()
+        for record in records[:_KEPT]:
+            kept |= set(oci.blobs(folder / "layout", record.read_text()))
+    for blob in (folder / "layout" / "blobs" / "sha256").iterdir():
+        if f"sha256:{blob.name}" not in kept:
+            blob.unlink()
 
 
 def clear() -> None:

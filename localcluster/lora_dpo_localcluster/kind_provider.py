@@ -28,8 +28,9 @@ from lora_dpo_localcluster import (
     tools,
     waiting,
 )
+from lora_dpo_localcluster.image import Image
 from lora_dpo_localcluster.node import Node
-from lora_dpo_localcluster.provider import Image, Shape, Status
+from lora_dpo_localcluster.provider import Shape, Status
 from lora_dpo_localcluster.tools import FAKE_GCS_SERVER, KUBERNETES, Report
 
 _NODE_IMAGE = f"kindest/node:v{tools.KUBERNETES_VERSION}"

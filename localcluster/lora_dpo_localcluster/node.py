@@ -8,7 +8,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from lora_dpo_localcluster import errors, kubeconfig, pause, pki, store
+from lora_dpo_localcluster import kubeconfig, pause, pki, store
+from lora_dpo_localcluster.image import Image
 from lora_dpo_localcluster.namespace_init import BRIDGE, NETWORK
 from lora_dpo_localcluster.processes import Processes
 from lora_dpo_localcluster.tools import CONTAINERD, KUBERNETES, Tools
@@ -85,7 +86,7 @@ def wait_for_containerd(node: Node, processes: Processes, tools: Tools) -> None:
         return subprocess.run(ctr(node, processes, tools, ["version"]), capture_output=True).returncode == 0
 
     processes.wait(f"containerd-{node.name}", answers, f"containerd of {node.name}", timeout=60)
-    import_image(node, processes, tools, pause.image_archive())
+    import_image(node, processes, tools, Image(pause.IMAGE, pause.image_archive()))
 
 
 def start_kubelet(node: Node, processes: Processes, tools: Tools, authority: pki.Authority, api_port: int) -> None:
@@ -148,15 +149,13 @@ def ctr(node: Node, processes: Processes, tools: Tools, argv: Sequence[str | Pat
     return processes.namespace.inner_command([str(program), "-a", node.socket, "-n", "k8s.io", *map(str, argv)])
 
 
-def import_image(node: Node, processes: Processes, tools: Tools, archive: Path) -> None:
-    """Give a node the images of an archive (OCI or Docker).
+def import_image(node: Node, processes: Processes, tools: Tools, image: Image) -> None:
+    """Give a node an image; layers that it has aren't copied.
 
     Raises:
         CommandError: containerd refuses it.
     """
-    answer = subprocess.run(ctr(node, processes, tools, ["image", "import", archive]), capture_output=True, text=True)
-    if answer.returncode != 0:
-        raise errors.CommandError(f"{node.name} can't import {archive}: {answer.stderr.strip()[-1000:]}")
+    store.import_image(ctr(node, processes, tools, []), image)
 
 
 def add_addresses(nodes: Sequence[Node], processes: Processes) -> None:

@@ -98,6 +98,44 @@ def write_layout(target: Path, rootfs: Path, name: str) -> str:
     return str(manifest["digest"])
 
 
+def blobs(layout: Path, digest: str) -> tuple[str, ...]:
+    """The digests of everything that an image in a layout consists of, its manifest first.
+
+    Raises:
+        FileNotFoundError: the layout has no such image.
+    """
+    manifest = json.loads(_path(layout, digest).read_bytes())
+    return (digest, manifest["config"]["digest"], *(layer["digest"] for layer in manifest["layers"]))
+
+
+def write_difference(target: Path, layout: Path, digest: str, name: str, present: frozenset[str]) -> None:
+    """Write an image of a layout as an OCI archive, without the layers that its reader has.
+
+    Args:
+        target: the archive.
+        layout: the OCI layout.
+        digest: of the image's manifest.
+        name: the image's name and tag.
+        present: digests that the reader has.
+    """
+    manifest = {
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "digest": digest,
+        "size": _path(layout, digest).stat().st_size,
+        "annotations": {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name.rpartition(":")[2]},
+    }
+    with tarfile.open(target, "w") as archive:
+        _add(archive, "oci-layout", json.dumps({"imageLayoutVersion": "1.0.0"}).encode(), 0o644)
+        _add(archive, "index.json", json.dumps({"schemaVersion": 2, "manifests": [manifest]}).encode(), 0o644)
+        for blob in blobs(layout, digest):
+            if blob not in present or blob == digest:
+                archive.add(_path(layout, blob), arcname=f"blobs/sha256/{blob.removeprefix('sha256:')}")
+
+
+def _path(layout: Path, digest: str) -> Path:
+    return layout / "blobs" / "sha256" / digest.removeprefix("sha256:")
+
+
 def _kept(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
     name = entry.name.removeprefix("./")
     if entry.isdev() or any(name.startswith(folder) for folder in _OMITTED):

@@ -9,21 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from lora_dpo_localcluster.bucket import BucketServer
+from lora_dpo_localcluster.image import Image
 from lora_dpo_localcluster.poses import Pose
 from lora_dpo_localcluster.tools import Report
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Image:
-    """An image built on this machine.
-
-    Attributes:
-        name: with a tag that is a hash of everything the image is made from.
-        archive: the file that holds it, where the provider keeps one.
-    """
-
-    name: str
-    archive: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

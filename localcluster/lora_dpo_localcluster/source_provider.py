@@ -30,8 +30,9 @@ from lora_dpo_localcluster import (
     tools,
     waiting,
 )
+from lora_dpo_localcluster.image import Image
 from lora_dpo_localcluster.processes import Processes
-from lora_dpo_localcluster.provider import Image, Shape, Status
+from lora_dpo_localcluster.provider import Shape, Status
 from lora_dpo_localcluster.tools import Report
 
 _START_TIMEOUT = 180
@@ -152,16 +153,14 @@ class SourceCluster:
         return images.build(target, context, report)
 
     def load(self, image: Image, report: Report) -> None:
-        """Import an image's archive into every node."""
-        if image.archive is None:
-            raise errors.LocalClusterError(f"The image {image.name} has no archive to load.")
+        """Import an image into every node that lacks it."""
         description, processes = self._description(), self.processes
         with locks.locked(self.paths.lock):
             for one in poses.plan_nodes(description.shape.nodes, description.shape.poses):
                 if image.name in self._images(one, processes, description.tools):
                     continue
                 started = time.monotonic()
-                node.import_image(one, processes, description.tools, image.archive)
+                node.import_image(one, processes, description.tools, image)
                 report(f"{one.name} has {image.name} ({time.monotonic() - started:.1f} s)")
 
     def command(self, argv: Sequence[str]) -> list[str]:

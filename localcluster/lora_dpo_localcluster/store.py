@@ -18,7 +18,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lora_dpo_localcluster import errors, locks, state, tools, waiting
+from lora_dpo_localcluster import errors, locks, oci, state, tools, waiting
+from lora_dpo_localcluster.image import Image
 from lora_dpo_localcluster.tools import CONTAINERD, Report, Tools
 
 _DATABASES = ("*.db",)
@@ -42,12 +43,11 @@ class Store:
         """The images in it."""
         return frozenset(self._names.read_text().split()) if self._names.is_file() else frozenset()
 
-    def add(self, name: str, archive: Path, built: Tools, report: Report) -> None:
+    def add(self, image: Image, built: Tools, report: Report) -> None:
         """Unpack an image, unless it is there; older images of the same repository go.
 
         Args:
-            name: the image, with its tag.
-            archive: what holds it.
+            image: the image.
             built: the programs.
             report: gets a line when it is done.
 
@@ -55,6 +55,7 @@ class Store:
             CommandError: the runtime refuses the archive.
         """
         with locks.locked(self.folder.with_name(f"{self.folder.name}.lock")):
+            name = image.name
             if name in self.names():
                 return
             started = time.monotonic()
@@ -66,7 +67,7 @@ class Store:
             repository = name.rpartition(":")[0]
             old = [other for other in self.names() if other.rpartition(":")[0] == repository]
             with _runtime(part._root, built) as ctr:
-                _must([*ctr, "image", "import", str(archive)])
+                import_image(ctr, image)
                 if old:
                     _must([*ctr, "image", "rm", "--sync", *old])
             part._names.write_text("\n".join(sorted((self.names() - set(old)) | {name})))
@@ -97,6 +98,27 @@ class Store:
 def current() -> Store:
     """The store in the cache folder, for the container runtime that is built now."""
     return Store(state.cache_folder() / "store" / tools.key(CONTAINERD))
+
+
+def import_image(ctr: Sequence[str], image: Image) -> None:
+    """Give a container runtime an image, without copying the layers that it has.
+
+    Args:
+        ctr: the command of the runtime's client.
+        image: the image.
+
+    Raises:
+        CommandError: the runtime refuses it.
+    """
+    if image.archive is not None:
+        _must([*ctr, "image", "import", str(image.archive)])
+    elif image.layout is not None:
+        present = frozenset(_must([*ctr, "content", "ls", "--quiet"]).split())
+        with tempfile.NamedTemporaryFile(prefix="part-", suffix=".tar", dir=image.layout) as file:
+            oci.write_difference(Path(file.name), image.layout, image.digest, image.name, present)
+            _must([*ctr, "image", "import", file.name])
+    else:
+        raise errors.CommandError(f"The image {image.name} is in no archive and no layout on this machine.")
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -152,7 +174,8 @@ def _runtime(root: Path, built: Tools) -> Iterator[list[str]]:
             process.wait()
 
 
-def _must(argv: Sequence[str]) -> None:
+def _must(argv: Sequence[str]) -> str:
     answer = subprocess.run(argv, capture_output=True, text=True)
     if answer.returncode != 0:
         raise errors.CommandError(f"`{' '.join(argv[:6])} …` failed: {answer.stderr.strip()[-1000:]}")
+    return answer.stdout

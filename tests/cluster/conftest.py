@@ -20,7 +20,8 @@ import pytest
 
 from lora_dpo_localcluster import bucket as buckets
 from lora_dpo_localcluster import clusters, poses
-from lora_dpo_localcluster.provider import Cluster, Image, Shape
+from lora_dpo_localcluster.image import Image
+from lora_dpo_localcluster.provider import Cluster, Shape
 
 if TYPE_CHECKING:
     from .loradpojobs import Operator

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from lora_dpo_localcluster import cgroups, namespace, state
-from lora_dpo_localcluster.provider import Cluster, Image, Shape
+from lora_dpo_localcluster.image import Image
+from lora_dpo_localcluster.provider import Cluster, Shape
 from lora_dpo_localcluster.source_provider import SourceCluster
 
 from .conftest import Bucket, Kubectl, wait_for
