@@ -7,7 +7,7 @@ import sys
 import rich.console
 import typer
 
-from ldj import cluster
+from ldj import cluster, convert, render, validate
 from lora_dpo_localcluster.errors import LocalClusterError
 
 app = typer.Typer(
@@ -18,6 +18,9 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(cluster.app, name="cluster")
+app.command()(validate.validate)
+app.command()(convert.convert)
+app.command()(render.render)
 
 
 @app.callback()

@@ -14,7 +14,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import SafeRepresenter
 
-__all__ = ["YAMLError", "dumps", "loads"]
+__all__ = ["YAMLError", "dumps", "loads", "loads_all"]
 
 
 def loads(text: str) -> Any:
@@ -24,6 +24,15 @@ def loads(text: str) -> Any:
         YAMLError: the text is not YAML; the message has line and column.
     """
     return YAML(typ="safe", pure=True).load(text)
+
+
+def loads_all(text: str) -> tuple[Any, ...]:
+    """Parse documents separated by `---`.
+
+    Raises:
+        YAMLError: the text is not YAML; the message has line and column.
+    """
+    return tuple(YAML(typ="safe", pure=True).load_all(text))
 
 
 _BREAKS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
