@@ -113,8 +113,16 @@ def make_job(tmp_path: Path, base_model: Path, preference_file: Path, shared_cac
 
 
 @pytest.mark.slow
-def test_a_run_starts_at_ln_2_and_ends_with_a_verified_adapter(make_job: Callable[..., Job]) -> None:
-    job = make_job()
+def test_a_run_starts_at_ln_2_and_ends_with_a_verified_adapter(
+    make_job: Callable[..., Job], preference_file: Path, write_jsonl: Callable[..., Path]
+) -> None:
+    rows = [json.loads(line) for line in preference_file.read_text().splitlines()]
+    source = {
+        "type": "url",
+        "train_urls": [str(write_jsonl(rows[:8], "train.jsonl"))],
+        "validation_urls": [str(write_jsonl(rows[8:20], "validation.jsonl"))],
+    }
+    job = make_job(data={"components": {"prefs": {"source": source}}}, validation_split_fraction=0.0)
     done = job.run()
     assert done.returncode == 0, done.stdout + done.stderr
 

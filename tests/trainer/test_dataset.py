@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lora_dpo_api.config_file import TrainerConfig
+from lora_dpo_trainer import chat, dataset, errors, prepared, storage
+
+type MakeConfig = Callable[..., TrainerConfig]
+type Rows = Callable[..., Path]
+type Row = Callable[..., dict[str, Any]]
+
+
+def data(train: Path, validation: Path | None = None, **layout: Any) -> dict[str, Any]:
+    source = {
+        "type": "url",
+        "train_urls": [str(train)],
+        "validation_urls": [str(validation)] if validation else [],
+    }
+    return {"components": {"prefs": {"source": source, "format": layout}}}
+
+
+def build(config: TrainerConfig) -> tuple[prepared.Manifest, prepared.Prepared]:
+    plan = dataset.plan(config)
+    manifest = dataset.build(plan, config.cache_path)
+    return manifest, prepared.load(config.cache_path, plan.digest)
+
+
+def test_every_row_is_in_one_split_and_comes_back(make_config: MakeConfig) -> None:
+    manifest, pairs = build(make_config())
+    report = manifest.report
+    assert (len(pairs.train), len(pairs.validation)) == (report["train_pairs"], report["validation_pairs"])
+    assert len(pairs.train) + len(pairs.validation) + report["dropped_pairs"] == 96
+    first = pairs.train[0]
+    assert first.chosen_ids.dtype == np.int32
+    assert (len(first.chosen_ids), len(first.rejected_ids)) == tuple(pairs.train.lengths[0])
+    assert first.shared == pairs.train.shared[0]
+    assert first.targets == tuple(pairs.train.targets[0])
+    assert report["tokens"] == sum(pairs.train[key].encoded_length for key in range(len(pairs.train)))
+
+
+def test_a_held_out_prompt_is_never_trained_on(make_config: MakeConfig, write_jsonl: Rows, row: Row) -> None:
+    rows = [row(f"prompt {number % 40}", "this", f"that {number}") for number in range(120)]
+    _, pairs = build(make_config(data=data(write_jsonl(rows)), validation_split_fraction=0.3))
+
+    def prompts(split: prepared.Split) -> set[bytes]:
+        found = (split[key] for key in range(len(split)))
+        return {pair.chosen_ids[: int(np.argmax(pair.chosen_mask))].tobytes() for pair in found}
+
+    assert prompts(pairs.train)
+    assert prompts(pairs.validation)
+    assert prompts(pairs.train).isdisjoint(prompts(pairs.validation))
+
+
+def test_a_validation_row_whose_prompt_is_trained_on_is_left_out(
+    make_config: MakeConfig, write_jsonl: Rows, row: Row
+) -> None:
+    train = write_jsonl([row("a"), row("b")], "train.jsonl")
+    validation = write_jsonl([row("b", "x", "y"), row("c")], "validation.jsonl")
+    manifest, pairs = build(make_config(data=data(train, validation), validation_split_fraction=0.0))
+    assert (len(pairs.train), len(pairs.validation)) == (2, 1)
+    assert any("also trained on" in note for note in manifest.report["notes"])
+
+
+def test_the_digest_depends_on_content_and_not_on_names(make_config: MakeConfig, write_jsonl: Rows, row: Row) -> None:
+    first, same, other = (
+        dataset.plan(make_config(data=data(write_jsonl(rows, name)))).digest
+        for rows, name in (([row()], "a.jsonl"), ([row()], "b.jsonl"), ([row("other")], "c.jsonl"))
+    )
+    assert first == same != other
+    longer = make_config(data=data(write_jsonl([row()], "a.jsonl")), train_seq_len=64)
+    assert dataset.plan(longer).digest != first
+
+
+def test_a_pair_too_long_names_its_place_and_length(make_config: MakeConfig, write_jsonl: Rows, row: Row) -> None:
+    rows = write_jsonl([row(), row("word " * 50)])
+    with pytest.raises(errors.PairTooLong, match=r"rows\.jsonl:2 \d+ tokens.*train_seq_len is 128"):
+        build(make_config(data=data(rows)))
+
+
+def test_a_pair_too_long_can_be_dropped(make_config: MakeConfig, write_jsonl: Rows, row: Row) -> None:
+    rows = write_jsonl([row(), row("word " * 50)])
+    manifest, pairs = build(make_config(data=data(rows, slice_strategy="drop"), validation_split_fraction=0.0))
+    assert len(pairs.train) == manifest.report["dropped_pairs"] == 1
+
+
+def test_nothing_is_complete_after_bad_rows(make_config: MakeConfig, write_jsonl: Rows, row: Row) -> None:
+    config = make_config(data=data(write_jsonl([row(), {"chosen": 1}])))
+    plan = dataset.plan(config)
+    with pytest.raises(errors.InvalidRow, match=r"1 of 2 rows cannot be used: .*rows\.jsonl:2"):
+        dataset.build(plan, config.cache_path)
+    assert prepared.find(config.cache_path, plan.digest) is None
+
+
+def test_small_shards_read_like_one(make_config: MakeConfig, memory: str) -> None:
+    _, whole = build(make_config())
+    writer = prepared.Writer(memory, "0" * 32, shard_tokens=500)
+    for key in range(len(whole.train)):
+        pair = whole.train[key]
+        writer.add("train", *prepared_sides(pair), component=0)
+    writer.finish({})
+    shards = prepared.load(memory, "0" * 32).train
+    assert len(prepared.load(memory, "0" * 32).manifest.shards["train"]) > 3
+    np.testing.assert_array_equal(shards.lengths, whole.train.lengths)
+    for key in range(len(shards)):
+        np.testing.assert_array_equal(shards[key].rejected_ids, whole.train[key].rejected_ids)
+        np.testing.assert_array_equal(shards[key].chosen_mask, whole.train[key].chosen_mask)
+
+
+def prepared_sides(pair: Any) -> tuple[Any, Any]:
+    return (
+        chat.Tokens(pair.chosen_ids, pair.chosen_mask),
+        chat.Tokens(pair.rejected_ids, pair.rejected_mask),
+    )
+
+
+def test_a_damaged_shard_is_noticed(make_config: MakeConfig) -> None:
+    config = make_config()
+    manifest, _ = build(config)
+    name = manifest.shards["train"][0]
+    storage.write_bytes(storage.join(prepared.folder(config.cache_path, manifest.digest), name), b"damaged")
+    with pytest.raises(errors.StaleData, match=name):
+        prepared.load(config.cache_path, manifest.digest)
