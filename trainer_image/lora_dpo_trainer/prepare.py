@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from lora_dpo_api import guidance
 from lora_dpo_api.config_file import TrainerConfig
 from lora_dpo_api.protocol import Advice, ExitCode, Phase, PreparedReport, TerminationReport
-from lora_dpo_trainer import dataset, identity, plan, prepared, pretrained, storage
+from lora_dpo_trainer import dataset, identity, mixture, packing, plan, prepared, pretrained, storage
+
+_PACKED_STEPS = 50
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +62,26 @@ def _report(config: TrainerConfig, manifest: prepared.Manifest) -> PreparedRepor
         total_steps=steps,
         tokens=found["tokens"],
         longest_pair=found["longest_pair"],
+        pad_fraction=_pad_fraction(config, manifest, steps),
     )
+
+
+def _pad_fraction(config: TrainerConfig, manifest: prepared.Manifest, steps: int) -> float:
+    """Share of token positions that hold no token, over the first steps as one device would pack them."""
+    train = prepared.load(config.cache_path, manifest.digest).train
+    keys = mixture.keys_of_epoch(train.component, tuple(config.data.components), config.data.train_weights)
+    lengths = train.pair_lengths(keys)
+    run = config.trainer
+    packed = packing.BatchPlan.make(
+        lengths,
+        run.train_batch_size,
+        total_steps=min(steps, _PACKED_STEPS),
+        seed=run.seed,
+        shuffle=config.data.shuffle,
+    )
+    numbers = range(packed.total_steps)
+    real = sum(int(lengths.encoded[packed.keys_of_step(number)].sum()) for number in numbers)
+    return round(1 - real / sum(packed.shape_of_step(number).tokens for number in numbers), 4)
 
 
 def _advice(config: TrainerConfig, manifest: prepared.Manifest) -> list[Advice]:
@@ -88,5 +109,5 @@ def _print(report: PreparedReport, advice: Sequence[Advice], owner: identity.Run
     for item in advice:
         _log.info("  %s: %s", item.code, item.message)
     _log.info("Tokens: %d in training (shared prompts once), longest side %d", report.tokens, report.longest_pair)
-    _log.info("Steps: %d", report.total_steps)
+    _log.info("Steps: %d, with %.0f %% of positions padding", report.total_steps, 100 * report.pad_fraction)
     _log.info("Prepared: %s", report.digest)
