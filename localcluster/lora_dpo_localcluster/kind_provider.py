@@ -190,7 +190,8 @@ class KindCluster:
 
     def _remove(self) -> None:
         _must(["kind", "delete", "cluster", f"--name={self.kind_name}"])
-        namespace.end(self.paths)
+        root = f"-filesystem-root={self.paths.root / 'bucket'}"
+        namespace.kill_all(lambda: namespace.processes_with([root]), f"the storage server of {self.name}")
         if self.paths.root.exists():
             shutil.rmtree(self.paths.root)
 
@@ -200,8 +201,7 @@ class KindCluster:
         ).split()
         ipv4 = next(address for address in gateway if ":" not in address)
         (port,) = namespace.free_ports(1)
-        name = f"{self.kind_name}-bucket"
-        # In a container of kind's own network namespace it would die with a node: it shares the machine's instead.
+        # No image of it is at hand, so it is a process of this machine; `down` finds it by its folder.
         program = built.program(FAKE_GCS_SERVER, "fake-gcs-server")
         with (self.paths.logs / "bucket.log").open("wb") as sink:
             subprocess.Popen(
@@ -219,7 +219,6 @@ class KindCluster:
             {
                 "bucketPort": port,
                 "gateway": ipv4,
-                "bucket": name,
                 "nodes": shape.nodes,
                 "poses": json.dumps([f"{pose.machine_type}={pose.topology}" for pose in shape.poses]),
             },

@@ -6,6 +6,7 @@ there, and a number that another process got meanwhile is never killed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -13,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lora_dpo_localcluster import errors, namespace_init, waiting
@@ -77,25 +78,50 @@ def find(paths: ClusterPaths) -> Namespace | None:
     return Namespace(firsts[0]) if firsts else None
 
 
-def end(paths: ClusterPaths, *, timeout: float = 30) -> None:
+def end(paths: ClusterPaths) -> None:
     """End every process of a cluster; with the last one, the kernel drops its mounts, addresses and rules.
 
     Raises:
         NotReadyError: a process can't be ended.
     """
+    kill_all(lambda: _processes_of(paths), f"the cluster {paths.name}")
+
+
+def kill_all(find_them: Callable[[], Sequence[int]], what: str, *, timeout: float = 60) -> None:
+    """Kill processes and wait until they are gone, with those that they leave meanwhile.
+
+    Raises:
+        NotReadyError: one can't be ended.
+    """
     deadline = time.monotonic() + timeout
-    while pids := _processes_of(paths):
-        for pid in pids:
-            try:
+    waited: set[int] = set()
+    while pending := (found := set(find_them())) | {pid for pid in waited if not _has_ended(pid)}:
+        for pid in found - waited:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        # The first process of a namespace loses its command line before the rest of the namespace has ended.
+        waited |= found
         if time.monotonic() > deadline:
             raise errors.NotReadyError(
-                f"Processes {pids} of the cluster {paths.name} don't end, though killed; "
-                "look at `ps -o pid,stat,wchan,cmd`."
+                f"Processes {sorted(pending)} of {what} don't end, though killed; look at `ps -o pid,stat,wchan,cmd`."
             )
         time.sleep(0.02)
+
+
+def processes_with(words: Sequence[str]) -> list[int]:
+    """The processes whose command lines hold these words, one after another."""
+    wanted = [word.encode() for word in words]
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            argv = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(argv[start : start + len(wanted)] == wanted for start in range(len(argv))):
+            found.append(int(entry.name))
+    return sorted(found)
 
 
 def free_ports(count: int) -> tuple[int, ...]:
@@ -112,18 +138,14 @@ def free_ports(count: int) -> tuple[int, ...]:
 
 def _processes_of(paths: ClusterPaths) -> list[int]:
     """The launcher, the first process and the forwarder: all that carry the command line of `start`."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            argv = (entry / "cmdline").read_bytes().split(b"\0")
-            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-        if argv[1:4] == [b"-m", _MODULE.encode(), str(paths.root).encode()] and state != "Z":
-            found.append(int(entry.name))
-    return sorted(found)
+    return processes_with(["-m", _MODULE, str(paths.root)])
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 def _is_first(pid: int) -> bool:

@@ -59,21 +59,22 @@ class Store:
             if name in self.names():
                 return
             started = time.monotonic()
-            part = Store(self.folder.with_name(f"{self.folder.name}.part"))
-            shutil.rmtree(part.folder, ignore_errors=True)
-            part.folder.mkdir(parents=True)
-            if self._root.is_dir():
-                _copy(self._root, part._root)
+            self.folder.mkdir(parents=True, exist_ok=True)
             repository = name.rpartition(":")[0]
-            old = [other for other in self.names() if other.rpartition(":")[0] == repository]
-            with _runtime(part._root, built) as ctr:
+            old = frozenset(other for other in self.names() if other.rpartition(":")[0] == repository)
+            # What is half-way in or out isn't listed, so a kill here costs no more than doing it again.
+            self._list(self.names() - old)
+            with _runtime(self._root, built) as ctr:
                 import_image(ctr, image)
                 if old:
                     _must([*ctr, "image", "rm", "--sync", *old])
-            part._names.write_text("\n".join(sorted((self.names() - set(old)) | {name})))
-            shutil.rmtree(self.folder, ignore_errors=True)
-            part.folder.rename(self.folder)
+            self._list(self.names() | {name})
             report(f"unpacked {name} ({time.monotonic() - started:.1f} s)")
+
+    def _list(self, names: frozenset[str]) -> None:
+        part = self._names.with_suffix(".part")
+        part.write_text("\n".join(sorted(names)))
+        part.replace(self._names)
 
     def seed(self, root: Path) -> frozenset[str]:
         """Give a runtime that hasn't started yet the store's images.
