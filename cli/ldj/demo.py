@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ldj import follow, install, prometheus, quickstart
-from ldj.kubectl import Kubectl, KubectlError
+from ldj.errors import DemoError, FollowTimeoutError, KubectlError
+from ldj.kubectl import Kubectl
 from lora_dpo_api.job import LoraDpoJob
 from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
 from lora_dpo_localcluster import clusters, debian
@@ -41,10 +42,6 @@ QUERIES = (
     ("trainer", "accuracy", "last_over_time(loradpo_train_dpo_accuracy[1h])"),
 )
 """What is asked of Prometheus: the operator's series live as long as the job, the trainer's as long as its pod."""
-
-
-class DemoError(Exception):
-    """The demo can't go on; the message says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -107,7 +104,7 @@ def demo(
             before = example.answers(model, results / "before.json")
             after = example.answers(model, results / "after.json", adapter)
             _compare(console, before, after)
-        _verify(job.status)
+        verify(job.status)
         console.print(f"\nThe adapter: {_artifact(job)}, and a copy in {adapter}")
         console.print(f'Load it: PeftModel.from_pretrained(base, "{adapter}")')
     finally:
@@ -145,7 +142,7 @@ def _run(kubectl: Kubectl, console: Console, clock: Clock, example: quickstart.Q
         console.print("  " + kubectl.apply(example.job).strip())
         try:
             status = follow.follow(lambda: kubectl.job(JOB).status, console, timeout=JOB_TIMEOUT)
-        except follow.FollowTimeoutError as late:
+        except FollowTimeoutError as late:
             _save_logs(kubectl, results)
             raise DemoError(f"{late} Logs are in {results}.") from late
     if status.phase is not JobPhase.SUCCEEDED:
@@ -182,7 +179,7 @@ def step_0_loss(status: LoraDpoJobStatus) -> float | None:
     return None if first is None or first.step > 1 else first.loss
 
 
-def _verify(status: LoraDpoJobStatus) -> None:
+def verify(status: LoraDpoJobStatus) -> None:
     """Raise DemoError where the numbers say that training was wrong."""
     loss = step_0_loss(status)
     if loss is None or abs(loss - STEP_0_LOSS) > STEP_0_TOLERANCE:

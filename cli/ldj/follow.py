@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from ldj.errors import FollowTimeoutError
 from lora_dpo_api.protocol import Metrics
 from lora_dpo_api.status import LoraDpoJobStatus, PhaseTime
 
@@ -21,10 +22,6 @@ ROWS = 12
 """Newest changes that the live table shows."""
 
 COLUMNS = ("time", "phase", "doing", "step", "loss", "margin", "accuracy", "ETA")
-
-
-class FollowTimeoutError(Exception):
-    """The job had not finished in time; the message has its last state."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

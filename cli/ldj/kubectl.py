@@ -9,12 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ldj.errors import KubectlError
 from lora_dpo_api.job import LoraDpoJob
 from lora_dpo_localcluster.provider import Cluster
-
-
-class KubectlError(Exception):
-    """kubectl ended with an error; the message has the command and what kubectl said."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ldj.errors import PrometheusError
 from lora_dpo_api import yaml12
 from lora_dpo_api.protocol import PROGRESS_PORT
 from lora_dpo_localcluster import namespace, waiting
@@ -17,10 +18,6 @@ from lora_dpo_localcluster.provider import Cluster
 
 SCRAPE_INTERVAL = "2s"
 OPERATOR_PORT = 8080
-
-
-class PrometheusError(Exception):
-    """Prometheus can't answer; the message has its own words."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

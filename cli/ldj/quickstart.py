@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ldj.errors import QuickstartError
 from lora_dpo_localcluster.bucket import BucketServer
 
 MODEL_TIMEOUT = 1200.0
@@ -17,10 +18,6 @@ ANSWERS_TIMEOUT = 900.0
 MODEL_URL = "gs://quickstart/models/SmolLM2-135M-Instruct"
 DATA_URL = "gs://quickstart/data"
 BUCKET = "quickstart"
-
-
-class QuickstartError(Exception):
-    """A program of the quickstart failed; the message has its last words."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
