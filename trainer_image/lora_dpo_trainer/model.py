@@ -35,7 +35,6 @@ ARCHITECTURES = {
 }
 """`model_type` of config.json → the name under which Levanter registers its model."""
 
-Group = "group"
 Row = "row"
 Pos = "position"
 
@@ -136,13 +135,18 @@ def level_config(hf_config: dict[str, Any], place: pretrained.Pretrained, *, rem
             f"{place.name} is of type {kind}, which is not supported.",
             hint=f"Use a model of one of these types: {', '.join(sorted(ARCHITECTURES))}.",
         )
+    biased = [name for name in ("attention_bias", "mlp_bias") if hf_config.get(name)]
+    if biased:
+        raise errors.ModelNotFound(
+            f"{place.name} sets {biased[0]}, which Levanter's {kind} model does not have.",
+            hint="Use a model whose linear layers have no such bias.",
+        )
     LmConfig.get_known_choices()  # registers all
     folder = place.local_folder(pretrained.CONFIGS)
     config = LmConfig.get_choice_class(ARCHITECTURES[kind]).from_hf_config(_hf_config(str(folder.resolve())))
     wanted: dict[str, Any] = {
         "gradient_checkpointing": ScanCheckpointPolicy._mk(remat),
         "attn_backend": AttentionBackend.VANILLA,
-        "use_bias": hf_config.get("attention_bias") or None,
         "head_dim": hf_config.get("head_dim"),
     }
     fields = {field.name for field in dataclasses.fields(config)}
