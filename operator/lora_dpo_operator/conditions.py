@@ -7,6 +7,8 @@ from typing import Literal
 
 from lora_dpo_api.protocol import Phase
 from lora_dpo_api.status import Condition, ConditionType, Failure, JobPhase
+from lora_dpo_operator import failures
+from lora_dpo_operator.objects import Pod
 from lora_dpo_operator.observed import Accepted, Observed, Refused
 from lora_dpo_operator.reasons import Reason
 from lora_dpo_operator.waiting import Wait, prepare_wait, slice_wait
@@ -15,6 +17,9 @@ Status = Literal["True", "False", "Unknown"]
 
 UNREACHABLE_AFTER = 3
 """Failed readings of the progress in a row."""
+
+SERVING_AFTER = datetime.timedelta(seconds=120)
+"""Until then a container that runs may still be importing, and nobody listens."""
 
 
 def derive(
@@ -26,7 +31,7 @@ def derive(
         _prepared(observed, failure),
         _queued(observed, phase),
         _running(observed, phase),
-        _progress_reachable(observed, phase),
+        _progress_reachable(observed, phase, now),
         _healthy(observed),
         _suspended(observed, phase),
         _simulated(observed),
@@ -86,7 +91,7 @@ def _prepared(observed: Observed, failure: Failure | None) -> Condition | None:
     if observed.prepare is None:
         return None
     if failure is not None and failure.phase == Phase.PREPARE:
-        message = failure.message + (f". {failure.hint}" if failure.hint else "")
+        message = failures.sentence(failure)
         return _condition(observed, ConditionType.PREPARED, "False", failure.reason, message, failure.time)
     wait = prepare_wait(observed) or Wait(reason=Reason.PREPARING, message="Data, model and bucket are being checked")
     return _condition(observed, ConditionType.PREPARED, "False", wait.reason, wait.message)
@@ -112,19 +117,24 @@ def _running(observed: Observed, phase: JobPhase) -> Condition | None:
     )
 
 
-def _progress_reachable(observed: Observed, phase: JobPhase) -> Condition | None:
-    poll = observed.poll
-    if phase not in (JobPhase.INITIALIZING, JobPhase.RUNNING) or observed.leader is None:
+def _progress_reachable(observed: Observed, phase: JobPhase, now: datetime.datetime) -> Condition | None:
+    poll, leader = observed.poll, observed.leader
+    if phase not in (JobPhase.INITIALIZING, JobPhase.RUNNING) or leader is None:
         return None
-    if poll.failures >= UNREACHABLE_AFTER:
+    if poll.failures >= UNREACHABLE_AFTER and (poll.report is not None or _should_serve(leader, now)):
         message = (
-            f"Rank 0 ({observed.leader.metadata.name}) does not answer on port 9100: {poll.error}. Training goes on; "
+            f"Rank 0 ({leader.metadata.name}) does not answer on port 9100: {poll.error}. Training goes on; "
             "check that a NetworkPolicy lets the operator in"
         )
         return _condition(observed, ConditionType.PROGRESS_REACHABLE, "False", Reason.UNREACHABLE, message)
     if poll.report is None:
         return None
     return _condition(observed, ConditionType.PROGRESS_REACHABLE, "True", Reason.REACHABLE, "Rank 0 reports")
+
+
+def _should_serve(leader: Pod, now: datetime.datetime) -> bool:
+    running = leader.trainer.state.running if leader.trainer else None
+    return running is not None and running.started_at is not None and now - running.started_at >= SERVING_AFTER
 
 
 def _healthy(observed: Observed) -> Condition | None:

@@ -110,6 +110,8 @@ def _message(phase: JobPhase, status: LoraDpoJobStatus) -> str:
             return ""
         case JobPhase.PREPARING:
             return "Started to check data, model and bucket; no slice is held yet"
+        case JobPhase.INITIALIZING if JobPhase.RESTARTING in (entry.phase for entry in status.timeline):
+            return "The slice starts again from its last checkpoint"
         case JobPhase.INITIALIZING:
             found = status.prepared
             about = f"Prepared {found.train_pairs} pairs for {found.total_steps} steps; " if found else ""

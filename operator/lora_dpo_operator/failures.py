@@ -151,6 +151,11 @@ def find(observed: Observed, now: datetime.datetime) -> Failure | None:
     )
 
 
+def sentence(failure: Failure) -> str:
+    """What went wrong, and what to do."""
+    return f"{failure.message.rstrip('.')}. {failure.hint}" if failure.hint else failure.message
+
+
 def _known(end: Termination) -> bool:
     return end.exit_code in tuple(ExitCode) and end.exit_code != ExitCode.DONE
 
@@ -170,4 +175,6 @@ def _failure(end: Termination, kind: FailureClass, reason: str, message: str, hi
 
 
 def _cut(text: str) -> str:
+    """On one line, and bounded: tracebacks and logs come in many."""
+    text = " ".join(text.split())
     return text if len(text) <= _LIMIT else text[: _LIMIT - 1] + "…"

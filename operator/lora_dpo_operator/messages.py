@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lora_dpo_api.protocol import TrainerState
 from lora_dpo_api.status import Failure, JobPhase
-from lora_dpo_operator import waiting
+from lora_dpo_operator import failures, waiting
 from lora_dpo_operator.observed import Observed, Refused
 
 _STATES = {
@@ -23,7 +23,7 @@ def derive(observed: Observed, phase: JobPhase, failure: Failure | None) -> str:
         case JobPhase.PENDING if isinstance(observed.verdict, Refused):
             message = f"Not accepted: {observed.verdict.message}"
         case JobPhase.FAILED if failure is not None:
-            message = failure.message + (f". {failure.hint}" if failure.hint else "")
+            message = failures.sentence(failure)
         case JobPhase.PENDING:
             message = "Waiting for the preparation to be started"
         case JobPhase.PREPARING:

@@ -93,6 +93,8 @@ async def pull(session: aiohttp.ClientSession, target: Target, now: datetime.dat
                 body += more
     except TimeoutError as error:
         raise ProgressError(f"no answer within {TIMEOUT_SECONDS:g} s") from error
+    except aiohttp.ClientConnectorError as error:
+        raise ProgressError(f"no connection to {target.address}:{target.port}") from error
     except (aiohttp.ClientError, OSError) as error:
         raise ProgressError(str(error) or type(error).__name__) from error
     return parse(body, target, now)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from lora_dpo_api.protocol import Phase
 from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
 from lora_dpo_operator import accept, names, progress, reconcile, waiting
 from lora_dpo_operator.errors import OperatorError, ProgressError
@@ -21,9 +22,9 @@ from lora_dpo_operator.gateway import Gateway
 from lora_dpo_operator.metrics import Instruments, Key
 from lora_dpo_operator.objects import Pod
 from lora_dpo_operator.observe import Memory
-from lora_dpo_operator.observed import Accepted, Observed, Poll
+from lora_dpo_operator.observed import NOT_POLLED, Accepted, Observed, Poll
 from lora_dpo_operator.settings import Settings
-from lora_dpo_operator.terminations import of_pod
+from lora_dpo_operator.terminations import Termination, of_pod
 
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
@@ -41,6 +42,7 @@ class Entry:
         failures: reconciles that failed since the last good one.
         due: when to look again without being told, by the monotonic clock.
         poll_due: when to read the progress again.
+        target: whom the progress was last read from.
     """
 
     lock: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
@@ -51,6 +53,7 @@ class Entry:
     failures: int = 0
     due: float | None = None
     poll_due: float = 0.0
+    target: progress.Target | None = None
 
 
 class Service:
@@ -197,8 +200,14 @@ class Service:
             self._entries.pop(key, None)
             return
         entry.observed, entry.status = observed, observed.status
-        if observed.attempt > (entry.memory.poll.report.attempt if entry.memory.poll.report else observed.attempt):
-            entry.memory = dataclasses.replace(entry.memory, poll=Poll())
+        entry.memory = dataclasses.replace(
+            entry.memory, terminations=_recent(entry.memory.terminations, observed.attempt)
+        )
+        target = _target(observed)
+        if target is not None and target != entry.target:
+            # Another pod: what the one before said or didn't is no news of this one.
+            entry.target = target
+            entry.memory = dataclasses.replace(entry.memory, poll=NOT_POLLED)
         if needs_another_look(observed):
             entry.due = self._monotonic() + self.settings.recheck_seconds
 
@@ -222,6 +231,11 @@ def needs_another_look(observed: Observed) -> bool:
         return False
     refused = observed.trouble is not None and not observed.trouble.final
     return refused or bool(waiting.watched_pods(observed))
+
+
+def _recent(terminations: dict[str, Termination], attempt: int) -> dict[str, Termination]:
+    """Without those of attempts long past, so that a job that restarts often does not fill the memory."""
+    return {uid: end for uid, end in terminations.items() if end.phase is not Phase.TRAIN or end.attempt >= attempt - 1}
 
 
 def _target(observed: Observed | None) -> progress.Target | None:

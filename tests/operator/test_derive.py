@@ -410,6 +410,22 @@ def test_a_metric_that_is_not_finite_is_named() -> None:
     assert "loss, gradNorm" in healthy.message
 
 
+def test_a_trainer_that_still_imports_is_not_unreachable() -> None:
+    poll = Poll(failures=9, error="no connection")
+    starting = running(report=None, poll=poll)
+    assert derive.status(starting, at(60)).condition(ConditionType.PROGRESS_REACHABLE) is None
+    late = derive.status(starting, at(200)).condition(ConditionType.PROGRESS_REACHABLE)
+    assert late is not None
+    assert late.status == "False"
+
+
+def test_a_traceback_is_told_on_one_line() -> None:
+    crashed = a_pod(Phase.TRAIN, 21, ended=(50, 1), message="Traceback:\n  line 1\nImportError: no git\n")
+    status = derived(running(pods=(), gone=(crashed,)))
+    assert status.failure is not None
+    assert status.failure.message.endswith("Traceback: line 1 ImportError: no git")
+
+
 @pytest.mark.parametrize(("failures", "reachable"), [(0, "True"), (2, "True"), (3, "False")])
 def test_an_endpoint_counts_as_unreachable_after_three_failures(failures: int, reachable: str) -> None:
     poll = Poll(report=progress(), failures=failures, error="connection refused")
