@@ -69,6 +69,8 @@ ENTRYPOINT ["python", "-m", "lora_dpo_operator"]
 FROM python AS trainer
 COPY --from=trainer-packages /opt/venv /opt/venv
 COPY --from=trainer-source /app /app
+# Levanter's trackers look for git at import, and the image has none.
+ENV GIT_PYTHON_REFRESH=quiet
 USER 65532:65532
 WORKDIR /tmp
 ENTRYPOINT ["python", "-m", "lora_dpo_trainer"]
