@@ -71,6 +71,8 @@ CONTAINERD = Module("containerd", ("containerd", "containerd-shim-runc-v2", "ctr
 COREDNS = Module("coredns", ("coredns",))
 BUILDKIT = Module("buildkit", ("buildkitd", "buildctl"))
 FAKE_GCS_SERVER = Module("fake-gcs-server", ("fake-gcs-server",))
+HELM = Module("helm", ("helm",))
+"""Not part of a cluster, and so not of `MODULES`: for those who install charts."""
 MODULES = (KUBERNETES, CONTAINERD, COREDNS, BUILDKIT, FAKE_GCS_SERVER)
 
 

@@ -1,0 +1,53 @@
+{{- define "lora-dpo-operator.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- else if contains "lora-dpo-operator" .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name "lora-dpo-operator" | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Immutable in a Deployment: never add to them. */}}
+{{- define "lora-dpo-operator.selectorLabels" -}}
+app.kubernetes.io/name: lora-dpo-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end -}}
+
+{{- define "lora-dpo-operator.labels" -}}
+{{ include "lora-dpo-operator.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: lora-dpo-operator
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") }}
+{{- with .Values.global.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "lora-dpo-operator.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "lora-dpo-operator.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* An image of values, by digest or tag: list of the values and the default tag. */}}
+{{- define "lora-dpo-operator.image" -}}
+{{- $image := index . 0 -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $image.repository $image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $image.repository (default (index . 1) $image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What trainer pods carry; rank 0 alone serves metrics. */}}
+{{- define "lora-dpo-operator.rankZeroLabels" -}}
+app.kubernetes.io/managed-by: lora-dpo-operator
+training.loradpo.dev/phase: train
+jobset.sigs.k8s.io/job-index: "0"
+batch.kubernetes.io/job-completion-index: "0"
+{{- end -}}
