@@ -83,7 +83,8 @@ class Processes:
         if not file.is_file():
             return False
         pid = file.read_text().strip()
-        # The shell's own kill, so that the number means what it means inside.
-        script = 'kill -"$1" "$2" 2>/dev/null && ! grep -q "^State:.Z" "/proc/$2/status"'
+        # The shell's own kill, so that the number means what it means inside; one that has ended but isn't reaped yet
+        # would take signals too.
+        script = '! grep -q "^State:.Z" "/proc/$2/status" 2>/dev/null && kill -"$1" "$2" 2>/dev/null'
         command = self.namespace.inner_command(["sh", "-c", script, "sh", str(number), pid])
         return subprocess.run(command, capture_output=True).returncode == 0
