@@ -26,7 +26,7 @@ from lora_dpo_localcluster.provider import Cluster, Shape
 
 JOB = "quickstart"
 NAMESPACE = "default"
-JOB_TIMEOUT = 1800.0
+JOB_TIMEOUT = 2700.0
 SHOWN_ANSWERS = 6
 
 STEP_0_LOSS = math.log(2)

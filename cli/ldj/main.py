@@ -7,7 +7,8 @@ import sys
 import rich.console
 import typer
 
-from ldj import cluster, convert, render, validate
+from ldj import cluster, convert, demo, render, validate
+from ldj.errors import LdjError
 from lora_dpo_localcluster.errors import LocalClusterError
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app.add_typer(cluster.app, name="cluster")
 app.command()(validate.validate)
 app.command()(convert.convert)
 app.command()(render.render)
+app.command()(demo.demo)
 
 
 @app.callback()
@@ -33,7 +35,7 @@ def main() -> None:
     console = rich.console.Console(stderr=True, highlight=False)
     try:
         app()
-    except LocalClusterError as error:
+    except (LocalClusterError, LdjError) as error:
         console.print("error:", style="bold red", end=" ")
         console.print(str(error), markup=False)
         sys.exit(1)
