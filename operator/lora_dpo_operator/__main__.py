@@ -65,7 +65,8 @@ async def _serve(chosen: Settings, service: Service, loop: Resync) -> None:
         standalone=True,
         stop_flag=stop,
     )
-    logger.info("Operator started", extra={"namespaces": list(chosen.namespaces), "port": chosen.port})
+    served = ", ".join(chosen.namespaces) or "all"
+    logger.info("Operator started; namespaces: %s; port: %d", served, chosen.port)
     await kopf.run_tasks([*tasks, asyncio.create_task(loop.run(), name="resync")])
     logger.info("Operator stopped")
 
@@ -87,10 +88,13 @@ def main() -> int:
         log_refkey="k8s",
     )
     logging.getLogger().setLevel(chosen.log_level)
+    if chosen.log_level != "DEBUG":
+        # A line for each event of each pod tells nobody anything.
+        logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     try:
         asyncio.run(run(chosen))
     except (ConfigException, OSError) as error:
-        logger.error("Cannot start", extra={"error": str(error)})
+        logger.error("Cannot start: %s", error)
         return 1
     return 0
 

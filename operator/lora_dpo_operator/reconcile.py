@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import logging
 from collections.abc import Callable
 
 from lora_dpo_api import wire
@@ -26,6 +27,8 @@ from lora_dpo_operator.observe import Memory
 from lora_dpo_operator.observed import Observed, Trouble
 from lora_dpo_operator.reasons import Reason
 from lora_dpo_operator.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 Clock = Callable[[], datetime.datetime]
 
@@ -69,6 +72,9 @@ async def tell(gateway: Gateway, observed: Observed, clock: Clock) -> Observed |
     except (NotFoundError, ConflictError):
         # Deleted, and perhaps made anew under the same name: not the job that was observed.
         return None
+    if status.phase != observed.status.phase:
+        before = observed.status.phase or "new"
+        logger.info("%s/%s: %s -> %s: %s", *observed.key, before, status.phase, status.message)
     for index, event in enumerate(events.between(observed.status, status, observed.verdict)):
         await _post(gateway, events.build(event, observed.metadata, now, index))
     return dataclasses.replace(observed, status=status)

@@ -63,7 +63,7 @@ class Resync:
             for key in self._service.due():
                 self._start("reconcile", key, self._service.reconcile(key))
             for key in self._service.polls():
-                if self._budget.take(time.monotonic()):
+                if ("poll", key) not in self._tasks and self._budget.take(time.monotonic()):
                     self._start("poll", key, self._service.poll(key, self._pull))
             await asyncio.sleep(TICK_SECONDS)
 
@@ -81,7 +81,7 @@ class Resync:
                         self._start("reconcile", key, self._service.reconcile(key))
         except GatewayError as error:
             self._next_listing = time.monotonic() + settings.recheck_seconds
-            logger.warning("Listing the jobs failed, will be tried again", extra={"error": str(error)})
+            logger.warning("Listing the jobs failed, will be tried again: %s", error)
             return
         self._service.forget(known)
         self._service.instruments.last_resync.set_to_current_time()
@@ -107,4 +107,4 @@ class Resync:
         del self._tasks[what, key]
         if not task.cancelled() and (error := task.exception()) is not None:
             self._service.instruments.reconciles.labels("error").inc()
-            logger.error("%s failed", what, exc_info=error, extra={"namespace": key[0], "job": key[1]})
+            logger.error("%s/%s: %s failed", *key, what, exc_info=error)

@@ -141,16 +141,10 @@ class Service:
         return [key for key, entry in self._entries.items() if entry.due is not None and entry.due <= now]
 
     def polls(self) -> list[Key]:
-        """Running jobs whose progress is to be read now."""
+        """Running jobs whose progress is to be read now, those that have waited longest first."""
         now = self._monotonic()
-        running = [key for key, entry in self._entries.items() if _target(entry.observed) is not None]
-        pause = progress.interval(
-            len(running), shortest=self.settings.progress_seconds, budget=self.settings.progress_budget
-        )
-        due = [key for key in running if self._entries[key].poll_due <= now]
-        for key in due:
-            self._entries[key].poll_due = now + pause
-        return due
+        due = [key for key in self._running() if self._entries[key].poll_due <= now]
+        return sorted(due, key=lambda key: self._entries[key].poll_due)
 
     async def poll(self, key: Key, pull: Callable[[progress.Target], Any]) -> None:
         """Read a job's progress and tell it.
@@ -163,6 +157,10 @@ class Service:
         target = _target(entry.observed) if entry else None
         if entry is None or target is None:
             return
+        settings = self.settings
+        entry.poll_due = self._monotonic() + progress.interval(
+            len(self._running()), shortest=settings.progress_seconds, budget=settings.progress_budget
+        )
         try:
             outcome = await pull(target)
         except ProgressError as error:
@@ -170,6 +168,9 @@ class Service:
         self.instruments.progress_pulls.labels("failed" if isinstance(outcome, ProgressError) else "read").inc()
         async with entry.lock:
             await self._tell(key, entry, target, progress.after(entry.memory.poll, outcome))
+
+    def _running(self) -> list[Key]:
+        return [key for key, entry in self._entries.items() if _target(entry.observed) is not None]
 
     async def _tell(self, key: Key, entry: Entry, target: progress.Target, poll: Poll) -> None:
         """Write what a poll changes, from what was last observed: no need to read everything again."""
@@ -216,10 +217,7 @@ class Service:
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**entry.failures)
         entry.failures += 1
         entry.due = self._monotonic() + pause
-        logger.warning(
-            "Reconcile failed, will be tried again",
-            extra={"namespace": key[0], "job": key[1], "error": str(error), "pause_seconds": pause},
-        )
+        logger.warning("%s/%s: reconcile failed, next try in %g s: %s", *key, pause, error)
 
     def _entry(self, key: Key) -> Entry:
         return self._entries.setdefault(key, Entry())

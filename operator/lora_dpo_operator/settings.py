@@ -122,8 +122,9 @@ def _choice[T: str](option: str, value: str, allowed: Sequence[T]) -> T:
 
 
 def _pairs(value: str) -> tuple[tuple[str, str], ...]:
+    """Pairs on lines of their own, where values may hold commas (NO_PROXY does), or on one line between commas."""
     pairs = []
-    for part in filter(None, (line.strip() for line in value.replace("\n", ",").split(","))):
+    for part in filter(None, (text.strip() for text in value.split("\n" if "\n" in value else ","))):
         name, separator, content = part.partition("=")
         if not separator or not name:
             raise SettingsError(f"--trainer-env: {part!r} is not NAME=VALUE")
