@@ -73,10 +73,12 @@ SETUP_OTHERS = (
     Step("venv-trainer", ("scripts/venv", "trainer", "requirements/dev-trainer.txt")),
     Step("venv-export", ("scripts/venv", "export", "requirements/export.txt")),
 )
+LOCAL = ("-p", "ldj", "-p", "lora_dpo_localcluster")
 LINT = (
     Step("ruff", (f"{OPERATOR}/ruff", "check", ".")),
     Step("format", (f"{OPERATOR}/ruff", "format", "--check", "--quiet", ".")),
-    Step("types", (f"{OPERATOR}/mypy",)),
+    Step("types", (f"{OPERATOR}/mypy", "-p", "lora_dpo_api", "-p", "lora_dpo_operator", *LOCAL)),
+    Step("types-trainer", (f"{TRAINER}/mypy", "-p", "lora_dpo_trainer")),
     Step("imports", (f"{OPERATOR}/lint-imports",)),
 )
 FAST = ("-m", "not slow and not cluster")
