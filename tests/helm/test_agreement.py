@@ -1,0 +1,111 @@
+"""The chart against the code that it installs: rights, settings, ports, labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_dpo_api import protocol, yaml12
+from lora_dpo_api.protocol import Phase
+from lora_dpo_operator import names, settings
+from lora_dpo_operator.settings import LogFormat, Settings
+
+from .conftest import CHART, Helm, only
+from .scenarios import EVERYTHING, MONITORED, WITHOUT_DEFINITION
+
+PLAIN = yaml12.loads_all((CHART.parents[1] / "operator" / "manifests" / "operator.yaml").read_text())
+VERSION = yaml12.loads((CHART / "Chart.yaml").read_text())["appVersion"]
+
+
+def environment(helm: Helm, values: dict[str, Any]) -> dict[str, str]:
+    (deployment,) = helm.render(values, show="templates/deployment.yaml")
+    variables = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    return {variable["name"]: variable["value"] for variable in variables}
+
+
+def test_the_chart_grants_what_the_plain_manifests_grant(helm: Helm) -> None:
+    role = only(helm.render(show="templates/rbac.yaml"), "ClusterRole")
+    assert role["rules"] == only(list(PLAIN), "ClusterRole")["rules"]
+
+
+def test_a_namespaced_operator_has_the_same_rights_in_each_namespace(helm: Helm) -> None:
+    found = helm.render({"watch": {"namespaces": ["a", "b"]}}, show="templates/rbac.yaml")
+    roles = {manifest["metadata"]["namespace"]: manifest["rules"] for manifest in found if manifest["kind"] == "Role"}
+    assert set(roles) == {"a", "b"}
+    assert all(rules == only(list(PLAIN), "ClusterRole")["rules"] for rules in roles.values())
+    subjects = [manifest["subjects"] for manifest in found if manifest["kind"] == "RoleBinding"]
+    assert all(subject[0]["namespace"] == "lora-dpo-system" for subject in subjects)
+
+
+def test_the_pod_is_that_of_the_plain_manifests(helm: Helm) -> None:
+    def of(manifest: dict[str, Any]) -> dict[str, Any]:
+        pod = manifest["spec"]["template"]["spec"]
+        container = {key: value for key, value in pod["containers"][0].items() if key not in ("env", "image")}
+        return pod | {"containers": [container]}
+
+    (deployment,) = helm.render(show="templates/deployment.yaml")
+    assert of(deployment) == of(only(list(PLAIN), "Deployment"))
+
+
+def test_the_defaults_are_the_operators_own(helm: Helm) -> None:
+    found = settings.parse([], environment(helm, {}))
+    assert found == Settings(trainer_image=f"lora-dpo-trainer:{VERSION}")
+
+
+def test_every_setting_arrives_as_it_was_meant(helm: Helm) -> None:
+    found = settings.parse([], environment(helm, EVERYTHING))
+    assert found == Settings(
+        namespaces=("team-a", "team-b"),
+        trainer_image="registry.example.com:5000/trainer:v2",
+        trainer_env=(("HTTPS_PROXY", "http://proxy:3128"), ("NO_PROXY", ".local,10.0.0.0/8")),
+        simulate_tpu=True,
+        port=9000,
+        resync_seconds=60.0,
+        progress_seconds=5.0,
+        progress_budget=50.0,
+        recheck_seconds=2.5,
+        log_format=LogFormat.TEXT,
+        log_level="DEBUG",
+    )
+
+
+def test_the_chart_knows_every_setting_and_no_other(helm: Helm) -> None:
+    known = {settings.ENV_PREFIX + field.name.upper() for field in dataclasses.fields(Settings)}
+    given = {name for name in environment(helm, EVERYTHING) if name.startswith(settings.ENV_PREFIX)}
+    assert given == known
+
+
+def test_the_network_policy_lets_the_operator_read_progress(helm: Helm) -> None:
+    (policy,) = helm.render({"networkPolicy": {"enabled": True}}, show="templates/networkpolicy.yaml")
+    progress = policy["spec"]["egress"][-1]
+    assert progress["ports"] == [{"port": protocol.PROGRESS_PORT}]
+    selected = progress["to"][0]["podSelector"]["matchLabels"].items()
+    assert selected <= names.labels("x", Phase.TRAIN).items()
+
+
+@pytest.mark.parametrize("kind", ["PodMonitor", "ClusterPodMonitoring"])
+def test_the_trainers_monitor_selects_rank_0_by_labels_that_its_pod_has(kind: str, helm: Helm) -> None:
+    monitor = only(helm.render(MONITORED | WITHOUT_DEFINITION), kind)
+    rank_0 = {names.JOB_INDEX: "0", names.COMPLETION_INDEX: "0"}
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= (names.labels("x", Phase.TRAIN) | rank_0).items()
+    jobset = yaml12.loads((Path(__file__).parents[1] / "operator" / "golden" / "jobset-cpu-one-host.yaml").read_text())
+    template = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    ports = {port["name"]: port["containerPort"] for port in template["spec"]["containers"][0]["ports"]}
+    endpoints = monitor["spec"].get("podMetricsEndpoints") or monitor["spec"]["endpoints"]
+    assert ports[endpoints[0]["port"]] == protocol.PROGRESS_PORT
+
+
+def test_the_operators_monitors_select_its_own_pods_and_service(helm: Helm) -> None:
+    found = helm.render(MONITORED | WITHOUT_DEFINITION)
+    pod = only(found, "Deployment")["spec"]["template"]
+    service = only(found, "Service")
+    assert only(found, "ServiceMonitor")["spec"]["selector"]["matchLabels"].items() <= (
+        service["metadata"]["labels"].items()
+    )
+    assert only(found, "PodMonitoring")["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    ports = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+    assert {endpoint["port"] for endpoint in only(found, "ServiceMonitor")["spec"]["endpoints"]} <= ports
