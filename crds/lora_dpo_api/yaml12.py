@@ -39,11 +39,18 @@ _BREAKS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
 """Characters that only a quoted scalar carries unchanged: some of them are line breaks to YAML."""
 
 
+_YAML11 = re.compile(
+    r"(?i:y|n|yes|no|on|off)|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])*(\.[0-9_]*)?(e[-+]?[0-9]+)?|[-+]?0(b[01_]+|x[0-9a-fA-F_]+)"
+)
+"""Words and numbers of YAML 1.1, which kubectl and Helm read: only quoted are they text to both versions."""
+
+
 class _Representer(SafeRepresenter):
-    """Quotes strings with such characters."""
+    """Quotes strings that some reader would take for something else."""
 
     def represent_text(self, text: str) -> ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _BREAKS.search(text) else None)
+        quoted = _BREAKS.search(text) or _YAML11.fullmatch(text)
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if quoted else None)
 
 
 _Representer.add_representer(str, _Representer.represent_text)
