@@ -53,6 +53,18 @@ def test_every_setting_can_be_given_both_ways() -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("A=1,B=2", (("A", "1"), ("B", "2"))),
+        ("NO_PROXY=.local,10.0.0.0/8\n", (("NO_PROXY", ".local,10.0.0.0/8"),)),
+        ("A=1\nB=2,3", (("A", "1"), ("B", "2,3"))),
+    ],
+)
+def test_values_on_lines_of_their_own_may_hold_commas(written: str, expected: tuple[tuple[str, str], ...]) -> None:
+    assert parse(["--trainer-env", written], {}).trainer_env == expected
+
+
+@pytest.mark.parametrize(
     ("option", "value", "words"),
     [
         ("--port", "web", "--port: 'web' is not a number"),
