@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from ldj.jobfiles import Document
 from lora_dpo_api.resolve import resolve
-from lora_dpo_operator import accept, configmap, export_job, jobset, names, prepare_job
-from lora_dpo_operator.blueprint import Blueprint
-from lora_dpo_operator.observed import Accepted
+from lora_dpo_api.status import LoraDpoJobStatus
+from lora_dpo_operator import accept, configmap, export_job, jobset, plan, prepare_job
+from lora_dpo_operator.observed import Accepted, Observed
 from lora_dpo_operator.settings import Settings
 
 UID = "00000000-0000-0000-0000-000000000000"
@@ -35,20 +36,9 @@ def of_job(document: Document, settings: Settings) -> tuple[Manifest, ...]:
     assert isinstance(verdict, Accepted), "what resolves is accepted"
     if verdict.spec.managed_by is not None:
         return ()
-    blueprint = Blueprint(
-        name=job.metadata.name,
-        namespace=job.metadata.namespace,
-        uid=UID,
-        spec=verdict.spec,
-        placement=verdict.placement,
-        config=verdict.config,
-        config_map=names.config_map(job.metadata.name, verdict.config),
-        image=verdict.spec.pod_template.image or settings.trainer_image,
-        spec_hash=verdict.spec_hash,
-        trainer_env=settings.trainer_env,
-        queue_name=verdict.queue_name,
-        prepared_digest=DIGEST,
-    )
+    metadata = job.metadata.model_copy(update={"uid": UID})
+    fresh = Observed(metadata=metadata, status=LoraDpoJobStatus(), verdict=verdict)
+    blueprint = dataclasses.replace(plan.blueprint_of(fresh, verdict, settings), prepared_digest=DIGEST)
     return (
         configmap.build(blueprint),
         prepare_job.build(blueprint),
