@@ -85,6 +85,8 @@ FAST = ("-m", "not slow and not cluster")
 UNIT = (
     ("api", OPERATOR, "tests/api"),
     ("operator", OPERATOR, "tests/operator"),
+    ("cli", OPERATOR, "tests/cli"),
+    ("helm", OPERATOR, "tests/helm"),
     ("localcluster", OPERATOR, "tests/localcluster"),
     ("quickstart", OPERATOR, "tests/quickstart"),
     ("trainer", TRAINER, "tests/trainer"),
