@@ -88,6 +88,7 @@ UNIT = (
     ("cli", OPERATOR, "tests/cli"),
     ("helm", OPERATOR, "tests/helm"),
     ("localcluster", OPERATOR, "tests/localcluster"),
+    ("cli", OPERATOR, "tests/cli"),
     ("quickstart", OPERATOR, "tests/quickstart"),
     ("trainer", TRAINER, "tests/trainer"),
     ("export", EXPORT, "tests/export"),
@@ -151,6 +152,7 @@ def test_all(runner: Runner) -> None:
     runner.run_all(suites())
     lane.join()
     if ready.is_set():
+        runner.run(pytest("helm", OPERATOR, "tests/helm"))
         runner.run(pytest("cluster", OPERATOR, "tests/cluster", "--durations=15"))
 
 
