@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -114,8 +114,7 @@ class Engine:
             adapter = lora.init(self.adapted, self.config.lora, jax.random.key(self.config.trainer.seed))
             lora.assert_identity(adapter)
         state = step.init_state(adapter, self.optimizer, self.config.trainer.seed)
-        everywhere = mesh.replicated(self.devices)
-        return cast(TrainState, jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere), state))
+        return mesh.put_everywhere(state, self.devices)
 
     def parameter_counts(self) -> dict[str, float]:
         """The guide's three metrics about size."""
@@ -174,7 +173,7 @@ class Engine:
         folder, adapter, forward = self.config.reference.adapter, None, self.logprob_step
         if folder is not None:
             adapted = lora.resolve(self.base.linears, peft_io.load_config(folder))
-            adapter = jax.device_put(peft_io.load(folder, adapted), mesh.replicated(self.devices))
+            adapter = mesh.put_everywhere(peft_io.load(folder, adapted), self.devices)
             forward = step.make_logprob_step(self.base, adapted)
         return reference.Scorer(
             forward=forward,

@@ -7,8 +7,10 @@ asked for. The adapter and its optimizer state are small, and kept whole everywh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -29,6 +31,23 @@ def data_shards(mesh: Mesh) -> int:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same everywhere."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def put_everywhere[T](tree: T, mesh: Mesh) -> T:
+    """The same values on every device of the mesh, those of other processes too.
+
+    Every process must hold the same values. They go by way of the host, because an array that is committed to one
+    device cannot be spread over devices of several processes.
+    """
+    everywhere = replicated(mesh)
+
+    def put(leaf: jax.Array) -> jax.Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            words = jax.device_put(np.asarray(jax.random.key_data(leaf)), everywhere)
+            return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+        return jax.device_put(np.asarray(leaf), everywhere)
+
+    return cast(T, jax.tree.map(put, tree))
 
 
 def split_first(mesh: Mesh) -> NamedSharding:
