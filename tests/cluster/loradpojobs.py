@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ldj import install
 from ldj.kubectl import Kubectl as Cli
@@ -14,9 +13,6 @@ from lora_dpo_api.status import Condition, ConditionType, JobPhase, LoraDpoJobSt
 from lora_dpo_localcluster.provider import Cluster, Image
 
 from .conftest import Bucket, Kubectl, wait_for
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "tests" / "data" / "parity" / "llama-r8"
@@ -117,7 +113,7 @@ class Job:
             assert not failed, status.message
             return status if status.phase in phases else None
 
-        found = self._wait(there, f"{self.name} to be {' or '.join(phases)}", timeout)
+        found = wait_for(there, f"{self.name} to be {' or '.join(phases)}", timeout=timeout)
         assert isinstance(found, LoraDpoJobStatus)
         return found
 
@@ -128,12 +124,9 @@ class Job:
             found = self.condition(kind)
             return found if found is not None and (found.status, found.reason) == (status, reason) else None
 
-        found = self._wait(said, f"{kind}={status} {reason}", timeout)
+        found = wait_for(said, f"{kind}={status} {reason}", timeout=timeout)
         assert isinstance(found, Condition)
         return found
-
-    def _wait(self, question: Callable[[], object], what: str, timeout: float) -> object:
-        return wait_for(question, f"{what}; {self.name} is {self.status.phase}", timeout=timeout)
 
     def events(self) -> list[dict[str, Any]]:
         """Its events, in the order in which kubectl tells them."""
@@ -154,7 +147,7 @@ def manifest(name: str, bucket: str, **spec: Any) -> dict[str, Any]:
     base = {
         "initializeFromHf": f"{bucket}/model",
         "data": {"components": {"prefs": {"source": {"type": "url", "trainUrls": [f"{bucket}/data/train.jsonl"]}}}},
-        "trainSeqLen": 64,
+        "trainSeqLen": 128,
         "validationSplitFraction": 0.1,
         "trainer": {"numTrainSteps": 6, "trainBatchSize": 4},
         "lora": {"r": 8},
@@ -167,8 +160,3 @@ def manifest(name: str, bucket: str, **spec: Any) -> dict[str, Any]:
         "metadata": {"name": name},
         "spec": {key: value for key, value in (base | spec).items() if value is not None},
     }
-
-
-def written(manifest: dict[str, Any]) -> str:
-    """As text, for kubectl's standard input."""
-    return json.dumps(manifest)
