@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -34,9 +34,9 @@ STEP_0_TOLERANCE = 0.0005
 HELD_OUT_ACCURACY = 0.9
 
 QUERIES = (
-    ("operator", "loss", f'loradpo_operator_job_loss{{exported_namespace="{NAMESPACE}"}}'),
-    ("operator", "margin", f'loradpo_operator_job_reward_margin{{exported_namespace="{NAMESPACE}"}}'),
-    ("operator", "accuracy", f'loradpo_operator_job_accuracy{{exported_namespace="{NAMESPACE}"}}'),
+    ("operator", "loss", f'loradpo_operator_job_loss{{namespace="{NAMESPACE}", name="{JOB}"}}'),
+    ("operator", "margin", f'loradpo_operator_job_reward_margin{{namespace="{NAMESPACE}", name="{JOB}"}}'),
+    ("operator", "accuracy", f'loradpo_operator_job_accuracy{{namespace="{NAMESPACE}", name="{JOB}"}}'),
     ("trainer", "loss", "last_over_time(loradpo_train_dpo_loss[1h])"),
     ("trainer", "policy margin", "last_over_time(loradpo_train_dpo_margin_policy[1h])"),
     ("trainer", "accuracy", "last_over_time(loradpo_train_dpo_accuracy[1h])"),
@@ -94,10 +94,9 @@ def demo(
             clock.report(f"{example.fill(cluster.bucket, model) / 1e6:.0f} MB written")
         with clock.step("Prometheus beside the cluster"):
             debian.ensure_for_prometheus(clock.report)
-            config = prometheus.configuration(cluster.kubeconfig, install.NAMESPACE, NAMESPACE)
-        with prometheus.running(cluster, results, config) as monitor:
+        with prometheus.running(cluster, results) as monitor:
             kubectl = Kubectl(cluster, NAMESPACE)
-            job = _run(kubectl, console, clock, example, results)
+            job = _run(kubectl, console, clock, example, results, monitor)
             _show(kubectl, console, job, monitor)
         adapter = _adapter(cluster, job, results)
         with clock.step("60 held-out questions, answered greedily without and with the adapter"):
@@ -136,12 +135,25 @@ def _start(cluster: Cluster, clock: Clock, root: Path) -> None:
         )
 
 
-def _run(kubectl: Kubectl, console: Console, clock: Clock, example: quickstart.Quickstart, results: Path) -> LoraDpoJob:
+def _run(
+    kubectl: Kubectl,
+    console: Console,
+    clock: Clock,
+    example: quickstart.Quickstart,
+    results: Path,
+    monitor: prometheus.Prometheus,
+) -> LoraDpoJob:
     """Apply the job and follow it; raises DemoError unless it succeeds."""
     with clock.step("kubectl apply -f examples/quickstart/job.yaml"):
         console.print("  " + kubectl.apply(example.job).strip())
         try:
-            status = follow.follow(lambda: kubectl.job(JOB).status, console, timeout=JOB_TIMEOUT)
+            monitor.scrape(_pods(kubectl))
+            status = follow.follow(
+                lambda: kubectl.job(JOB).status,
+                console,
+                timeout=JOB_TIMEOUT,
+                changed=lambda _: monitor.scrape(_pods(kubectl)),
+            )
         except FollowTimeoutError as late:
             _save_logs(kubectl, results)
             raise DemoError(f"{late} Logs are in {results}.") from late
@@ -152,6 +164,12 @@ def _run(kubectl: Kubectl, console: Console, clock: Clock, example: quickstart.Q
         hint = f" Hint: {failure.hint}" if failure and failure.hint else ""
         raise DemoError(f"The job failed. {why}{hint} Logs are in {results}.")
     return kubectl.job(JOB)
+
+
+def _pods(kubectl: Kubectl) -> list[dict[str, Any]]:
+    """The pods of the operator and of the job."""
+    operators = kubectl.objects("pods", "--namespace", install.NAMESPACE)
+    return operators + kubectl.objects("pods", "--selector", f"training.loradpo.dev/job={JOB}")
 
 
 def _show(kubectl: Kubectl, console: Console, job: LoraDpoJob, monitor: prometheus.Prometheus) -> None:
@@ -229,8 +247,7 @@ def _save_logs(kubectl: Kubectl, results: Path) -> None:
         "pods.txt": ["describe", "pods"],
     }
     try:
-        pods = kubectl.objects("pods", "--selector", f"training.loradpo.dev/job={JOB}")
-        names = [pod["metadata"]["name"] for pod in pods]
+        names = [pod["metadata"]["name"] for pod in kubectl.objects("pods")]
     except KubectlError:
         names = []
     wanted |= {f"{pod}.log": ["logs", pod, "--all-containers"] for pod in names}

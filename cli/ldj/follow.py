@@ -68,7 +68,7 @@ def follow(
     *,
     timeout: float,
     interval: float = 1.0,
-    also: Callable[[LoraDpoJobStatus], None] | None = None,
+    changed: Callable[[Row], None] | None = None,
 ) -> LoraDpoJobStatus:
     """Show each change of a job until it has succeeded or failed.
 
@@ -77,7 +77,7 @@ def follow(
         console: where to show it.
         timeout: seconds after which to give up.
         interval: seconds between two readings.
-        also: called with each reading.
+        changed: called with each change.
 
     Returns:
         The final status.
@@ -89,7 +89,7 @@ def follow(
     changes: list[tuple[str, Row]] = []
     live = Live(console=console, refresh_per_second=2) if console.is_terminal else None
     if live is None:
-        console.print(line(("time", Row(*COLUMNS[1:]))), highlight=False)
+        console.print(line(("time", Row(*COLUMNS[1:]))), highlight=False, soft_wrap=True)
     else:
         live.start()
     try:
@@ -99,11 +99,11 @@ def follow(
             if not changes or current != changes[-1][1]:
                 changes.append((datetime.datetime.now().strftime("%H:%M:%S"), current))
                 if live is None:
-                    console.print(line(changes[-1]), highlight=False)
+                    console.print(line(changes[-1]), highlight=False, soft_wrap=True)
                 else:
                     live.update(table(changes[-ROWS:]))
-            if also is not None:
-                also(status)
+                if changed is not None:
+                    changed(current)
             if status.phase is not None and status.phase.finished:
                 return status
             if time.monotonic() > deadline:

@@ -27,10 +27,18 @@ class Prometheus:
     Attributes:
         cluster: what it scrapes.
         address: host and port in the cluster's network.
+        targets: the file with what it scrapes.
     """
 
     cluster: Cluster
     address: str
+    targets: Path
+
+    def scrape(self, pods: Sequence[Mapping[str, Any]]) -> None:
+        """Scrape these pods from now on, as far as `targets` takes them."""
+        part = self.targets.with_suffix(".part")
+        part.write_text(json.dumps(targets(pods)))
+        part.replace(self.targets)
 
     def query(self, expression: str) -> tuple[tuple[Mapping[str, str], float], ...]:
         """Ask for the present value of an expression.
@@ -56,48 +64,62 @@ class Prometheus:
             return False
 
 
-def configuration(kubeconfig: Path, operator_namespace: str, job_namespace: str) -> dict[str, Any]:
-    """The configuration file: the operator's pods and rank 0 of every slice, found through the API server."""
+def configuration(targets: Path) -> dict[str, Any]:
+    """The configuration file; what to scrape stands in a file of its own that may change (`targets`).
+
+    Debian's Prometheus is built without the discovery of Kubernetes pods.
+    """
     return {
-        "global": {"scrape_interval": SCRAPE_INTERVAL, "scrape_timeout": "2s"},
+        "global": {"scrape_interval": SCRAPE_INTERVAL, "scrape_timeout": SCRAPE_INTERVAL},
         "scrape_configs": [
-            _pods(
-                "operator",
-                kubeconfig,
-                operator_namespace,
-                OPERATOR_PORT,
-                [_keep("__meta_kubernetes_pod_label_app_kubernetes_io_name", "lora-dpo-operator")],
-            ),
-            _pods(
-                "trainer",
-                kubeconfig,
-                job_namespace,
-                PROGRESS_PORT,
-                [
-                    _keep("__meta_kubernetes_pod_label_training_loradpo_dev_phase", "train"),
-                    _keep("__meta_kubernetes_pod_label_jobset_sigs_k8s_io_job_index", "0"),
-                    _keep("__meta_kubernetes_pod_annotation_batch_kubernetes_io_job_completion_index", "0"),
-                ],
-            ),
+            {
+                "job_name": "lora-dpo",
+                # The metrics' own namespace is the job's.
+                "honor_labels": True,
+                "file_sd_configs": [{"files": [str(targets)], "refresh_interval": "5s"}],
+            }
         ],
     }
 
 
+def targets(pods: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What to scrape of these pods: operators, and rank 0 of every slice.
+
+    Args:
+        pods: as the API server gives them; those without an address or not running are left out.
+    """
+    found = []
+    for pod in pods:
+        labels, status = pod["metadata"].get("labels", {}), pod.get("status", {})
+        if status.get("phase") != "Running" or "podIP" not in status:
+            continue
+        rank_0 = (labels.get("jobset.sigs.k8s.io/job-index"), labels.get("batch.kubernetes.io/job-completion-index"))
+        if labels.get("app.kubernetes.io/name") == "lora-dpo-operator":
+            source, port = "operator", OPERATOR_PORT
+        elif labels.get("training.loradpo.dev/phase") == "train" and rank_0 == ("0", "0"):
+            source, port = "trainer", PROGRESS_PORT
+        else:
+            continue
+        address = f"{status['podIP']}:{port}"
+        found.append({"targets": [address], "labels": {"source": source, "pod": pod["metadata"]["name"]}})
+    return found
+
+
 @contextlib.contextmanager
-def running(cluster: Cluster, folder: Path, config: Mapping[str, Any]) -> Iterator[Prometheus]:
+def running(cluster: Cluster, folder: Path) -> Iterator[Prometheus]:
     """Run Prometheus in the cluster's network, until the context ends.
 
     Args:
         cluster: what it scrapes.
-        folder: for its configuration, data and log.
-        config: the content of its configuration file.
+        folder: for its configuration, targets, data and log.
 
     Raises:
         NotReadyError: it didn't start; the error has the end of its log.
     """
-    prometheus = Prometheus(cluster, f"127.0.0.1:{namespace.free_ports(1)[0]}")
+    prometheus = Prometheus(cluster, f"127.0.0.1:{namespace.free_ports(1)[0]}", folder / "targets.json")
     file, log = folder / "prometheus.yml", folder / "prometheus.log"
-    file.write_text(yaml12.dumps(dict(config)))
+    prometheus.scrape(())
+    file.write_text(yaml12.dumps(configuration(prometheus.targets)))
     program: Sequence[str] = (
         "prometheus",
         f"--config.file={file}",
@@ -124,29 +146,3 @@ def running(cluster: Cluster, folder: Path, config: Mapping[str, Any]) -> Iterat
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _pods(job: str, kubeconfig: Path, kube_namespace: str, port: int, relabel: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "job_name": job,
-        "kubernetes_sd_configs": [
-            {"role": "pod", "kubeconfig_file": str(kubeconfig), "namespaces": {"names": [kube_namespace]}}
-        ],
-        "relabel_configs": [
-            *relabel,
-            _keep("__meta_kubernetes_pod_phase", "Running"),
-            # One target for each container and port would scrape a pod twice.
-            _keep("__meta_kubernetes_pod_container_name", "trainer" if job == "trainer" else "operator"),
-            {
-                "source_labels": ["__meta_kubernetes_pod_ip"],
-                "regex": "(.+)",
-                "replacement": f"$1:{port}",
-                "target_label": "__address__",
-            },
-            {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"},
-        ],
-    }
-
-
-def _keep(label: str, value: str) -> dict[str, Any]:
-    return {"source_labels": [label], "regex": value, "action": "keep"}

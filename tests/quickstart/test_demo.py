@@ -90,13 +90,31 @@ def test_the_installed_operator_gets_the_images_and_the_address_of_the_bucket() 
     assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] != "operator:1"
 
 
-def test_prometheus_scrapes_the_operator_and_rank_0_alone() -> None:
-    config = prometheus.configuration(Path("/tmp/kubeconfig"), "lora-dpo-system", "default")
-    operator, trainer = config["scrape_configs"]
-    kept = {rule["source_labels"][0]: rule["regex"] for rule in trainer["relabel_configs"] if "action" in rule}
-    assert operator["kubernetes_sd_configs"][0]["namespaces"] == {"names": ["lora-dpo-system"]}
-    assert kept["__meta_kubernetes_pod_label_training_loradpo_dev_phase"] == "train"
-    assert kept["__meta_kubernetes_pod_annotation_batch_kubernetes_io_job_completion_index"] == "0"
+def pod(name: str, labels: dict[str, str], phase: str = "Running") -> dict[str, Any]:
+    return {"metadata": {"name": name, "labels": labels}, "status": {"phase": phase, "podIP": "10.0.0.1"}}
+
+
+def rank(index: str, phase: str = "train") -> dict[str, str]:
+    return {
+        "training.loradpo.dev/phase": phase,
+        "jobset.sigs.k8s.io/job-index": "0",
+        "batch.kubernetes.io/job-completion-index": index,
+    }
+
+
+def test_prometheus_scrapes_running_operators_and_rank_0_alone() -> None:
+    operator = {"app.kubernetes.io/name": "lora-dpo-operator"}
+    pods = [
+        pod("operator", operator),
+        pod("ended", operator, phase="Succeeded"),
+        pod("rank-0", rank("0")),
+        pod("rank-1", rank("1")),
+        pod("prepare", rank("0", phase="prepare")),
+    ]
+    assert [(entry["labels"]["pod"], entry["targets"]) for entry in prometheus.targets(pods)] == [
+        ("operator", ["10.0.0.1:8080"]),
+        ("rank-0", ["10.0.0.1:9100"]),
+    ]
 
 
 def test_the_quickstart_keeps_to_the_guide() -> None:
