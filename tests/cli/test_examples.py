@@ -95,3 +95,10 @@ def test_the_jobs_of_a_sweep_differ_in_beta_and_output_alone_and_share_their_cac
     for config in configs:
         own = {"beta": first.beta, "output": first.output, "run_id": first.run_id}
         assert config.model_copy(update=own) == first
+
+
+def test_the_list_of_examples_is_complete() -> None:
+    listed = [
+        line.split("`")[1] for line in (EXAMPLES / "README.md").read_text().splitlines() if line.startswith("| `")
+    ]
+    assert sorted(listed) == NAMES
