@@ -8,8 +8,8 @@ from typing import Literal
 from lora_dpo_api.protocol import Phase
 from lora_dpo_api.status import Condition, ConditionType, Failure, JobPhase
 from lora_dpo_operator import failures
-from lora_dpo_operator.objects import Pod
 from lora_dpo_operator.observed import Accepted, Observed, Refused
+from lora_dpo_operator.pods import Pod
 from lora_dpo_operator.reasons import Reason
 from lora_dpo_operator.waiting import Wait, prepare_wait, slice_wait
 

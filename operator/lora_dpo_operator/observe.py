@@ -8,8 +8,9 @@ import dataclasses
 from lora_dpo_operator import accept, names, waiting
 from lora_dpo_operator.errors import NameTakenError
 from lora_dpo_operator.gateway import EVENTS, JOBS, JOBSETS, LORA_DPO_JOBS, PODS, Gateway, Manifest
-from lora_dpo_operator.objects import EventView, Job, JobSet, KubeModel, ObjectMeta, Pod, items
+from lora_dpo_operator.objects import EventView, Job, JobSet, KubeModel, ObjectMeta, items
 from lora_dpo_operator.observed import NOT_POLLED, Observed, Poll, Trouble
+from lora_dpo_operator.pods import Pod
 from lora_dpo_operator.reasons import Reason
 from lora_dpo_operator.settings import Settings
 from lora_dpo_operator.terminations import Termination, of_pod

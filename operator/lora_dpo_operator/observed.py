@@ -10,8 +10,9 @@ from lora_dpo_api.notices import Notice
 from lora_dpo_api.protocol import Phase, PreparedReport, ProgressReport
 from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
 from lora_dpo_operator import names
-from lora_dpo_operator.objects import EventView, Job, JobSet, Pod
+from lora_dpo_operator.objects import EventView, Job, JobSet
 from lora_dpo_operator.placement import Placement
+from lora_dpo_operator.pods import Pod
 from lora_dpo_operator.terminations import TRAINING_STATES, Termination
 
 

@@ -20,9 +20,9 @@ from lora_dpo_operator import accept, names, progress, reconcile, waiting
 from lora_dpo_operator.errors import OperatorError, ProgressError
 from lora_dpo_operator.gateway import Gateway
 from lora_dpo_operator.metrics import Instruments, Key
-from lora_dpo_operator.objects import Pod
 from lora_dpo_operator.observe import Memory
 from lora_dpo_operator.observed import NOT_POLLED, Accepted, Observed, Poll
+from lora_dpo_operator.pods import Pod
 from lora_dpo_operator.settings import Settings
 from lora_dpo_operator.terminations import Termination, of_pod
 

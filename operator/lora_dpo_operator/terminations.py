@@ -12,7 +12,7 @@ import datetime
 from pydantic import ValidationError
 
 from lora_dpo_api.protocol import ExitCode, Phase, TerminationReport, TrainerState
-from lora_dpo_operator.objects import Pod
+from lora_dpo_operator.pods import Pod
 
 _COLLATERAL = (134, 143)
 """SIGABRT is how JAX ends a host whose peer is gone; SIGTERM came from outside."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from lora_dpo_api.protocol import Phase
-from lora_dpo_operator.objects import Pod, WaitingKind
 from lora_dpo_operator.observed import Accepted, Observed
+from lora_dpo_operator.pods import Pod, WaitingKind
 from lora_dpo_operator.reasons import Reason
 
 _IMAGE = (WaitingKind.IMAGE_PULL, WaitingKind.IMAGE_PULL_FIRST, WaitingKind.IMAGE_NAME)

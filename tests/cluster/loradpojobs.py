@@ -39,6 +39,11 @@ class Operator:
         found: list[dict[str, Any]] = self.kubectl.json("-n", install.NAMESPACE, "get", "pods")["items"]
         return found
 
+    def metrics(self) -> str:
+        """What it serves to Prometheus."""
+        service = f"/api/v1/namespaces/{install.NAMESPACE}/services/{install.DEPLOYMENT}:http/proxy/metrics"
+        return self.kubectl.text("get", "--raw", service)
+
     def kill(self) -> None:
         """End it with SIGKILL, and keep it away until `start`."""
         self.kubectl.text("-n", install.NAMESPACE, "scale", f"deployment/{install.DEPLOYMENT}", "--replicas=0")

@@ -27,7 +27,7 @@ def phases(job: Job) -> list[str]:
     return [entry.phase.value for entry in job.status.timeline]
 
 
-def test_a_job_goes_through_every_phase_and_leaves_an_adapter(job: Job, bucket: Bucket) -> None:
+def test_a_job_goes_through_every_phase_and_leaves_an_adapter(job: Job, bucket: Bucket, operator: Operator) -> None:
     job.apply(manifest("tiny", bucket.url, lora={"r": 8, "zeroInitB": False}))
     status = job.reaches(JobPhase.SUCCEEDED)
 
@@ -59,6 +59,12 @@ def test_a_job_goes_through_every_phase_and_leaves_an_adapter(job: Job, bucket: 
     story = job.kubectl.text("-n", job.namespace, "describe", "ldj", "tiny").split("Events:")[1]
     positions = [story.index(f" {reason} ") for reason in told]
     assert positions == sorted(positions)
+
+    # Prometheus sees it for as long as it exists.
+    series = f'loradpo_operator_job_accuracy{{name="tiny",namespace="{job.namespace}"}}'
+    assert series in operator.metrics()
+    job.delete()
+    wait_for(lambda: series not in operator.metrics(), "the job's series to be gone")
 
 
 def test_an_operator_that_was_away_loses_nothing_and_makes_nothing_twice(

@@ -91,6 +91,23 @@ def test_data_that_is_not_there_is_named_and_no_slice_is_held(job: Job, bucket: 
     assert job.slice_pods() == []
 
 
+def test_a_name_that_belongs_to_someone_else_is_said_and_left_alone(job: Job) -> None:
+    container = {"name": "x", "image": "nobody"}
+    template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    theirs = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "tiny-prepare"},
+        "spec": {"suspend": True, "template": template},
+    }
+    job.kubectl.text("-n", job.namespace, "create", "-f", "-", stdin=theirs)
+    job.apply(manifest("tiny", "gs://b"))
+    accepted = job.says(ConditionType.ACCEPTED, "False", "NameTaken")
+    assert "Job tiny-prepare exists already and belongs to nobody" in accepted.message
+    assert job.kubectl.json("-n", job.namespace, "get", "job", "tiny-prepare")["spec"]["suspend"] is True
+    assert job.slice_pods() == []
+
+
 @pytest.mark.parametrize("golden", GOLDEN, ids=[file.stem for file in GOLDEN])
 def test_the_api_server_takes_every_golden_manifest(kubectl: Kubectl, namespace: str, golden: Path) -> None:
     wanted = yaml12.loads(golden.read_text())

@@ -9,8 +9,9 @@ from typing import Any
 from lora_dpo_api.protocol import Phase, PreparedReport, ProgressReport, TerminationReport, TrainerState
 from lora_dpo_api.status import LoraDpoJobStatus
 from lora_dpo_operator import accept, names
-from lora_dpo_operator.objects import Job, JobSet, Pod
+from lora_dpo_operator.objects import Job, JobSet
 from lora_dpo_operator.observed import Accepted, Observed, Poll
+from lora_dpo_operator.pods import Pod
 from lora_dpo_operator.settings import Settings
 from lora_dpo_operator.terminations import of_pod
 
