@@ -35,7 +35,7 @@ def one_pod_job(blueprint: Blueprint, phase: Phase, *, name: str, env: tuple[pod
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": blueprint.metadata(name, names.labels(blueprint.name, phase)),
+        "metadata": blueprint.metadata(name, blueprint.labels(phase)),
         "spec": {
             "parallelism": 1,
             "completions": 1,

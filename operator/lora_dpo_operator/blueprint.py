@@ -7,6 +7,7 @@ from typing import Any
 
 from lora_dpo_api import wire
 from lora_dpo_api.job import LoraDpoJobSpec
+from lora_dpo_api.protocol import Phase
 from lora_dpo_operator import names
 from lora_dpo_operator.placement import Placement
 
@@ -47,6 +48,10 @@ class Blueprint:
             "controller": True,
             "blockOwnerDeletion": True,
         }
+
+    def labels(self, phase: Phase | None = None) -> dict[str, str]:
+        """Labels of an object of this job, and of its pods."""
+        return names.labels(self.name, self.uid, phase)
 
     def metadata(self, name: str, labels: dict[str, str], annotations: dict[str, str] | None = None) -> dict[str, Any]:
         """Metadata of an object that this job owns."""

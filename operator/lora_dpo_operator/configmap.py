@@ -9,7 +9,7 @@ from lora_dpo_operator.gateway import Manifest
 
 def build(blueprint: Blueprint) -> Manifest:
     """The manifest. Immutable: another content has another name, so a running job never changes under its pods."""
-    metadata = blueprint.metadata(blueprint.config_map, names.labels(blueprint.name))
+    metadata = blueprint.metadata(blueprint.config_map, blueprint.labels())
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

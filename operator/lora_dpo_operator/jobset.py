@@ -37,7 +37,7 @@ _TPU_PORTS = (
 
 def build(blueprint: Blueprint) -> Manifest:
     """The manifest. Needs the blueprint's `prepared_digest`."""
-    labels = names.labels(blueprint.name, Phase.TRAIN)
+    labels = blueprint.labels(Phase.TRAIN)
     queued = {names.QUEUE_LABEL: blueprint.queue_name} if blueprint.queue_name else {}
     spec: dict[str, Any] = {
         "network": {
@@ -69,7 +69,7 @@ def _slices(blueprint: Blueprint) -> dict[str, Any]:
         "replicas": hardware.slices,
         "template": {
             # On the slice's template, not on the JobSet: only there does JobSet keep it from other replicated jobs.
-            "metadata": {"labels": names.labels(blueprint.name, Phase.TRAIN), "annotations": exclusive},
+            "metadata": {"labels": blueprint.labels(Phase.TRAIN), "annotations": exclusive},
             "spec": {
                 "parallelism": hardware.hosts,
                 "completions": hardware.hosts,

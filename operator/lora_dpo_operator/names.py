@@ -17,6 +17,8 @@ MANAGER = "lora-dpo-operator"
 
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 JOB_LABEL = f"{GROUP}/job"
+JOB_UID_LABEL = f"{GROUP}/job-uid"
+"""Tells a job's pods from those of a job of the same name that was deleted before."""
 PHASE_LABEL = f"{GROUP}/phase"
 SPEC_HASH_ANNOTATION = f"{GROUP}/spec-hash"
 CONFIG_MAP_ANNOTATION = f"{GROUP}/config-map"
@@ -59,9 +61,9 @@ def config_map(job: str, content: str) -> str:
     return f"{job}-config-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
-def labels(job: str, phase: Phase | None = None) -> dict[str, str]:
+def labels(job: str, uid: str, phase: Phase | None = None) -> dict[str, str]:
     """Labels of an object of a job, and of its pods."""
-    common = {MANAGED_BY_LABEL: MANAGER, JOB_LABEL: job}
+    common = {MANAGED_BY_LABEL: MANAGER, JOB_LABEL: job, JOB_UID_LABEL: uid}
     return common if phase is None else {**common, PHASE_LABEL: phase.value}
 
 

@@ -65,7 +65,7 @@ def _assemble(
 ) -> Observed:
     metadata = accept.metadata_of(raw)
     found = {job.metadata.name: job for job in items(Job, jobs) if job.metadata.owned_by(metadata.uid)}
-    typed_pods = items(Pod, pods)
+    typed_pods = tuple(pod for pod in items(Pod, pods) if pod.job_uid == metadata.uid)
     ends = memory.terminations | {end.uid: end for end in map(of_pod, typed_pods) if end is not None}
     parsed = JobSet.model_validate(jobset) if jobset else None
     taken = parsed if parsed and not parsed.metadata.owned_by(metadata.uid) else None
@@ -77,7 +77,7 @@ def _assemble(
         jobset=None if taken else parsed,
         export=found.get(names.export_job(metadata.name)),
         pods=typed_pods,
-        terminations=tuple(ends.values()),
+        terminations=tuple(end for end in ends.values() if end.job_uid == metadata.uid),
         poll=memory.poll,
         trouble=_taken("JobSet", taken.metadata) if taken else None,
     )

@@ -154,8 +154,20 @@ class Observed:
             return True
         was_running = self.status.phase is JobPhase.RUNNING and self.known_attempt == self.attempt
         report = self.progress
-        reported = report is not None and report.attempt == self.attempt and report.state in TRAINING_STATES
-        return was_running or reported or any(end.trained for end in self.slice_ends)
+        reported = (
+            report is not None
+            and report.attempt == self.attempt
+            and report.state in TRAINING_STATES
+            and not self._before_resume(report.updated_at)
+        )
+        ended = any(end.trained and not self._before_resume(end.finished_at) for end in self.slice_ends)
+        return was_running or reported or ended
+
+    def _before_resume(self, time: datetime.datetime | None) -> bool:
+        """Whether that was before the job was suspended and resumed, which makes no new attempt of a JobSet."""
+        condition = self.jobset.condition("Suspended") if self.jobset else None
+        resumed = condition.last_transition_time if condition and condition.status == "False" else None
+        return resumed is not None and time is not None and time < resumed
 
     @property
     def progress(self) -> ProgressReport | None:

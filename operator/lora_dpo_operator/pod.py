@@ -45,7 +45,7 @@ def template(blueprint: Blueprint, phase: Phase, extras: Extras) -> dict[str, An
     user = blueprint.spec.pod_template
     return {
         "metadata": {
-            "labels": dict(user.labels) | names.labels(blueprint.name, phase),
+            "labels": dict(user.labels) | blueprint.labels(phase),
             "annotations": dict(user.annotations) | dict(extras.annotations),
         },
         "spec": _pod_spec(blueprint, phase, extras),

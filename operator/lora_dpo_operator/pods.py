@@ -85,6 +85,11 @@ class Pod(KubeModel):
     status: _PodStatus = _PodStatus()
 
     @property
+    def job_uid(self) -> str:
+        """The LoraDpoJob that it belongs to."""
+        return self.metadata.labels.get(names.JOB_UID_LABEL, "")
+
+    @property
     def phase(self) -> Phase | None:
         """Which of the trainer's phases it runs."""
         label = self.metadata.labels.get(names.PHASE_LABEL)

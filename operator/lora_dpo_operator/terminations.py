@@ -28,6 +28,7 @@ class Termination:
     """The end of one trainer container.
 
     Attributes:
+        job_uid: the LoraDpoJob that it worked for.
         attempt: restart attempt of the JobSet; 0 for prepare and export.
         reason: the kubelet's word, such as `OOMKilled`.
         text: the end of the message, where it is not a report.
@@ -36,6 +37,7 @@ class Termination:
 
     pod: str
     uid: str
+    job_uid: str
     phase: Phase
     exit_code: int
     node: str | None = None
@@ -88,6 +90,7 @@ def of_pod(pod: Pod) -> Termination | None:
     return Termination(
         pod=pod.metadata.name,
         uid=pod.metadata.uid,
+        job_uid=pod.job_uid,
         phase=phase,
         exit_code=ended.exit_code,
         node=pod.spec.node_name,

@@ -97,7 +97,7 @@ def _child(name: str, seconds: int, phase: Phase) -> dict[str, Any]:
         "namespace": NAMESPACE,
         "uid": f"uid-{name}",
         "creationTimestamp": when(seconds),
-        "labels": names.labels(NAME, phase),
+        "labels": names.labels(NAME, UID, phase),
         "annotations": {names.CONFIG_MAP_ANNOTATION: config_map_name()},
         "ownerReferences": [OWNER],
     }

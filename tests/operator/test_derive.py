@@ -229,6 +229,14 @@ def test_suspending_and_resuming_shows_both() -> None:
     assert status.condition(ConditionType.SUSPENDED).status == "False"  # type: ignore[union-attr]
 
 
+def test_what_was_said_before_a_suspension_says_nothing_after_it() -> None:
+    ended = a_pod(Phase.TRAIN, 21, ended=(79, 42), message=train_report(42, "Preempted", progress=progress(updated=79)))
+    resumed = running(
+        jobset=a_jobset(21, condition("Suspended", 90, "False")), pods=(), gone=(ended,), report=progress(updated=78)
+    )
+    assert derived(resumed).phase is JobPhase.INITIALIZING
+
+
 def test_a_refused_spec_is_named_and_can_be_corrected() -> None:
     status = derived(observe(a_job({"cpu": None, "tpu": {"machineType": "ct5lp-hightpu-4t", "topology": "4x5"}})))
     accepted = status.condition(ConditionType.ACCEPTED)
