@@ -1,0 +1,115 @@
+"""Reading a job from a real HTTP server that holds what a cluster would."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from kubernetes.aio import client as kube
+
+from lora_dpo_api.protocol import Phase
+from lora_dpo_operator import names
+from lora_dpo_operator.gateway import Gateway
+from lora_dpo_operator.observe import Memory, observe
+from lora_dpo_operator.terminations import of_pod
+
+from .builders import NAME, NAMESPACE, SETTINGS, UID, a_batch_job, a_job, a_jobset, a_pod, condition, prepare_report
+
+JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
+JOBSET = f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{NAMESPACE}/jobsets/{NAME}"
+JOB = f"/apis/training.loradpo.dev/v1alpha1/namespaces/{NAMESPACE}/loradpojobs/{NAME}"
+Held = dict[str, Any]
+
+
+def wire(model: Any) -> dict[str, Any]:
+    written: dict[str, Any] = model.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return written
+
+
+@pytest.fixture
+def held() -> Held:
+    """What the server holds: path to object, or to the items of a list."""
+    return {JOB: a_job(), JOBS: [], PODS: [], EVENTS: []}
+
+
+@pytest.fixture
+async def gateway(held: Held) -> AsyncIterator[Gateway]:
+    async def handle(request: web.Request) -> web.Response:
+        found = held.get(request.path)
+        if found is None:
+            return web.json_response({"message": "not found"}, status=404)
+        return web.json_response({"items": found} if isinstance(found, list) else found)
+
+    app = web.Application()
+    app.router.add_route("GET", "/{path:.*}", handle)
+    async with TestServer(app) as server:
+        door = Gateway(kube.ApiClient(kube.Configuration(host=str(server.make_url("")).rstrip("/"))))
+        yield door
+        await door.close()
+
+
+async def test_children_are_found_by_name_and_owner(held: Held, gateway: Gateway) -> None:
+    held[JOBS] = [wire(a_batch_job(Phase.PREPARE, 1, condition("Complete", 20)))]
+    held[PODS] = [wire(a_pod(Phase.PREPARE, 1, ended=(19, 0), message=prepare_report()))]
+    held[JOBSET] = wire(a_jobset(21))
+    observed = await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS)
+    assert observed is not None
+    assert observed.prepare is not None
+    assert observed.jobset is not None
+    assert observed.prepared == prepare_report().prepared
+    assert observed.trouble is None
+
+
+async def test_what_a_deleted_namesake_left_is_not_taken_over(held: Held, gateway: Gateway) -> None:
+    left = a_pod(Phase.PREPARE, 1, ended=(19, 0), message=prepare_report())
+    end = of_pod(left)
+    assert end is not None
+    held[JOB] = a_job() | {"metadata": a_job()["metadata"] | {"uid": "another"}}
+    held[JOBS] = [wire(a_batch_job(Phase.PREPARE, 1, condition("Complete", 20)))]
+    held[PODS] = [wire(left)]
+    observed = await observe(gateway, NAMESPACE, NAME, Memory(terminations={end.uid: end}), SETTINGS)
+    assert observed is not None
+    assert (observed.prepare, observed.pods, observed.terminations, observed.prepared) == (None, (), (), None)
+
+
+async def test_a_jobset_of_someone_else_is_trouble(held: Held, gateway: Gateway) -> None:
+    theirs = wire(a_jobset(21))
+    theirs["metadata"]["ownerReferences"] = []
+    held[JOBSET] = theirs
+    observed = await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS)
+    assert observed is not None
+    assert observed.jobset is None
+    assert observed.trouble is not None
+    assert observed.trouble.message.startswith(f"JobSet {NAME} exists already and belongs to nobody")
+
+
+async def test_a_pod_that_cannot_start_brings_its_events(held: Held, gateway: Gateway) -> None:
+    held[JOBS] = [wire(a_batch_job(Phase.PREPARE, 1))]
+    held[PODS] = [wire(a_pod(Phase.PREPARE, 1, waiting=("ContainerCreating", "")))]
+    held[EVENTS] = [{"type": "Warning", "reason": "FailedMount", "message": 'secret "certs" not found'}]
+    observed = await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS)
+    assert observed is not None
+    assert [event.reason for event in observed.warnings] == ["FailedMount"]
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+async def test_a_job_that_is_gone_or_going_is_none(held: Held, gateway: Gateway, deleted: bool) -> None:
+    if deleted:
+        del held[JOB]
+    else:
+        held[JOB]["metadata"]["deletionTimestamp"] = "2026-01-01T13:00:00Z"
+    assert await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS) is None
+
+
+def test_every_label_has_its_job_and_uid() -> None:
+    assert names.labels(NAME, UID, Phase.TRAIN) == {
+        "app.kubernetes.io/managed-by": "lora-dpo-operator",
+        "training.loradpo.dev/job": NAME,
+        "training.loradpo.dev/job-uid": UID,
+        "training.loradpo.dev/phase": "train",
+    }
