@@ -74,8 +74,8 @@ def test_an_operator_that_was_away_loses_nothing_and_makes_nothing_twice(
     job.reaches(JobPhase.INITIALIZING, JobPhase.RUNNING)
     made = {item["metadata"]["uid"] for item in job.objects("jobs,jobsets,configmaps")}
     operator.kill()
-    jobset = ("-n", job.namespace, "wait", "--for=condition=Completed", "jobset/tiny", "--timeout=110s")
-    job.kubectl.text(*jobset)
+    trained = ("-n", job.namespace, "get", "jobset", "tiny", "-o", "jsonpath={.status.terminalState}")
+    wait_for(lambda: job.kubectl.text(*trained) == "Completed", "the slice to be done by itself", timeout=300)
     assert job.status.phase in (JobPhase.INITIALIZING, JobPhase.RUNNING)
     operator.start()
     status = job.reaches(JobPhase.SUCCEEDED)
