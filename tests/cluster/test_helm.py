@@ -1,0 +1,167 @@
+"""The chart on a cluster of its own, by real Helm: install, upgrade, uninstall, install again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_dpo_api import yaml12
+from lora_dpo_api.status import JobPhase
+from lora_dpo_localcluster import clusters, tools
+from lora_dpo_localcluster.provider import Cluster, Shape
+
+from .conftest import ROOT, Bucket, Kubectl, wait_for
+from .loradpojobs import Job, manifest, upload_model
+
+CHART = ROOT / "helm" / "lora-dpo-operator"
+RELEASE = "dpo"
+NAMESPACE = "dpo-system"
+DEFINITION = "crd/loradpojobs.training.loradpo.dev"
+LONG = {"trainer": {"numTrainSteps": 100_000, "trainBatchSize": 4}}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Release:
+    """The chart's release on the cluster.
+
+    Attributes:
+        values: what every installation of the tests needs: the images of this checkout, and where the bucket is.
+    """
+
+    program: Path
+    cluster: Cluster
+    folder: Path
+    values: dict[str, Any]
+
+    def run(self, *argv: str) -> str:
+        """What Helm prints; the test fails when Helm does."""
+        answer = subprocess.run(
+            [str(self.program), *argv, f"--namespace={NAMESPACE}"],
+            capture_output=True,
+            text=True,
+            env={"HOME": str(self.folder), "KUBECONFIG": str(self.cluster.kubeconfig)},
+            timeout=300,
+        )
+        if answer.returncode != 0:
+            pytest.fail(f"helm {' '.join(argv)}: {answer.stderr.strip()}")
+        return answer.stdout
+
+    def install(self, **values: Any) -> str:
+        """Install or upgrade, and wait until the operator is ready."""
+        file = self.folder / "values.yaml"
+        file.write_text(yaml12.dumps(self.values | values))
+        wait = ("--create-namespace", "--wait", "--timeout=180s")
+        return self.run("upgrade", "--install", RELEASE, str(CHART), f"--values={file}", *wait)
+
+    def uninstall(self) -> None:
+        """Uninstall, and wait until the operator is gone."""
+        self.run("uninstall", RELEASE, "--wait", "--timeout=120s")
+
+
+@pytest.fixture(scope="module")
+def own_cluster() -> Iterator[Cluster]:
+    """A cluster that nobody has installed an operator into: Helm would not take over another's objects."""
+    made = clusters.open_cluster("test-helm")
+    made.up(Shape(nodes=1), print)
+    yield made
+    made.down(print)
+
+
+@pytest.fixture(scope="module")
+def own_kubectl(own_cluster: Cluster) -> Kubectl:
+    return Kubectl(own_cluster)
+
+
+@pytest.fixture(scope="module")
+def release(own_cluster: Cluster, own_kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """Helm with the images of this checkout; the namespace of the operator takes restricted pods only."""
+    images = {}
+    for target in ("operator", "trainer"):
+        image = own_cluster.build(target, ROOT, print)
+        own_cluster.load(image, print)
+        images[target] = dict(zip(("repository", "tag"), image.name.rsplit(":", 1), strict=True))
+    own_kubectl.text("create", "namespace", NAMESPACE)
+    own_kubectl.text("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
+    program = tools.ensure(print, (tools.HELM,)).program(tools.HELM, "helm")
+    values = {
+        "image": images["operator"],
+        "trainer": {"image": images["trainer"], "env": dict(own_cluster.bucket.pod_env)},
+        "operator": {"progressSeconds": 1, "recheckSeconds": 1, "resyncSeconds": 10},
+    }
+    return Release(program, own_cluster, tmp_path_factory.mktemp("helm"), values)
+
+
+@pytest.fixture
+def job(own_cluster: Cluster, own_kubectl: Kubectl) -> Iterator[Job]:
+    """A job's name in a fresh namespace, with model and data in a bucket."""
+    namespace = f"t-{uuid.uuid4().hex[:8]}"
+    own_kubectl.text("create", "namespace", namespace)
+    wait_for(lambda: own_kubectl("-n", namespace, "get", "serviceaccount", "default").returncode == 0, "its account")
+    yield Job(own_kubectl, namespace, "tiny")
+    own_kubectl.text("delete", "namespace", namespace, "--timeout=100s")
+
+
+@pytest.fixture
+def bucket(own_cluster: Cluster) -> Bucket:
+    """A bucket with model and data."""
+    made = Bucket(own_cluster.bucket.create(f"test-{uuid.uuid4().hex[:12]}"), own_cluster.bucket)
+    upload_model(made)
+    return made
+
+
+def slice_uids(job: Job) -> set[str]:
+    return {pod["metadata"]["uid"] for pod in job.slice_pods()}
+
+
+def test_a_namespaced_installation_runs_a_job_with_its_roles_alone(release: Release, job: Job, bucket: Bucket) -> None:
+    release.install(watch={"namespaces": [job.namespace]}, rbac={"aggregate": False})
+    assert job.kubectl("get", "clusterrole", f"{RELEASE}-lora-dpo-operator").returncode != 0
+    job.apply(manifest("tiny", bucket.url))
+    job.reaches(JobPhase.SUCCEEDED)
+    release.uninstall()
+
+
+def test_a_running_job_outlives_upgrade_uninstall_and_another_install(
+    release: Release, job: Job, bucket: Bucket
+) -> None:
+    notes = release.install()
+    assert "kubectl apply --filename job.yaml" in notes
+    release.run("test", RELEASE)
+
+    job.apply(manifest("tiny", bucket.url, **LONG))
+    job.reaches(JobPhase.RUNNING)
+    pods = slice_uids(job)
+
+    release.install(trainer={**release.values["trainer"], "image": {"repository": "another", "tag": "image"}})
+    step = job.status.step or 0
+    wait_for(lambda: (job.status.step or 0) > step, "steps told by the upgraded operator", timeout=60)
+    assert slice_uids(job) == pods
+
+    release.uninstall()
+    job.kubectl.text("get", DEFINITION)
+    assert slice_uids(job) == pods
+
+    release.install()
+    step = job.status.step or 0
+    wait_for(lambda: (job.status.step or 0) > step, "steps told by the new operator", timeout=60)
+    assert slice_uids(job) == pods
+    assert (job.status.restarts, job.status.preemptions) == (0, 0)
+    release.uninstall()
+
+
+def test_the_api_server_takes_every_object_of_the_chart(release: Release, own_kubectl: Kubectl) -> None:
+    # Monitors apart: their definitions belong to prometheus-operator and to GKE.
+    rendered = ROOT / "tests" / "helm" / "rendered"
+    for name in ("team-a", "team-b", "lora-dpo-system"):
+        own_kubectl.text("create", "namespace", name)
+    for file in sorted(rendered.glob("*.yaml")):
+        for found in yaml12.loads_all(file.read_text()):
+            if "monitoring." not in found["apiVersion"]:
+                own_kubectl.text("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(found))
