@@ -75,9 +75,11 @@ def test_an_operator_that_was_away_loses_nothing_and_makes_nothing_twice(
     made = {item["metadata"]["uid"] for item in job.objects("jobs,jobsets,configmaps")}
     operator.kill()
     trained = ("-n", job.namespace, "get", "jobset", "tiny", "-o", "jsonpath={.status.terminalState}")
-    wait_for(lambda: job.kubectl.text(*trained) == "Completed", "the slice to be done by itself", timeout=300)
-    assert job.status.phase in (JobPhase.INITIALIZING, JobPhase.RUNNING)
-    operator.start()
+    try:
+        wait_for(lambda: job.kubectl.text(*trained) == "Completed", "the slice to be done by itself", timeout=300)
+        assert job.status.phase in (JobPhase.INITIALIZING, JobPhase.RUNNING)
+    finally:
+        operator.start()
     status = job.reaches(JobPhase.SUCCEEDED)
 
     assert phases(job) == IN_ORDER
