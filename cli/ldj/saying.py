@@ -33,6 +33,11 @@ def say(to: rich.console.Console, word: Word, text: str, *, where: str = "") -> 
     """
     name, style = word.value
     if where:
-        to.print(f"{where}: ", markup=False, end="")
+        to.print(f"{printable(where)}: ", markup=False, end="")
     to.print(f"{name}:" if text else name, style=style, end=" " if text else "")
-    to.print(text, markup=False)
+    to.print(printable(text), markup=False)
+
+
+def printable(text: str) -> str:
+    """The text on one line: a file's line breaks and terminal codes are shown, not obeyed."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

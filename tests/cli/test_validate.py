@@ -79,6 +79,12 @@ def test_a_job_as_the_cluster_holds_it_passes(ldj: Ldj, job: dict[str, Any]) -> 
     assert ldj("validate", ldj.file(job | {"status": {"phase": "Running"}})).exit_code == 0
 
 
+def test_line_breaks_and_terminal_codes_of_a_file_are_shown_not_obeyed(ldj: Ldj, job: dict[str, Any]) -> None:
+    job["spec"]["loss"] = {"type": "ipo\n\x1b[2Jvalid"}
+    (line,) = ldj("validate", ldj.file(job)).stdout.splitlines()
+    assert r"spec.loss.type: ipo\n\x1b[2Jvalid is not allowed" in line
+
+
 def test_a_job_from_standard_input_is_checked(ldj: Ldj, job: dict[str, Any]) -> None:
     assert ldj("validate", "-", stdin=json.dumps(job)).stdout == "-: tiny: valid\n"
 
