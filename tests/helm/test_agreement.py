@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lora_dpo_api import protocol, yaml12
+from lora_dpo_api import protocol, wire, yaml12
+from lora_dpo_api.job import LoraDpoJob
 from lora_dpo_api.protocol import Phase
+from lora_dpo_api.resolve import resolve
 from lora_dpo_operator import names, settings
 from lora_dpo_operator.settings import LogFormat, Settings
 
@@ -83,14 +86,16 @@ def test_the_network_policy_lets_the_operator_read_progress(helm: Helm) -> None:
     progress = policy["spec"]["egress"][-1]
     assert progress["ports"] == [{"port": protocol.PROGRESS_PORT}]
     selected = progress["to"][0]["podSelector"]["matchLabels"].items()
-    assert selected <= names.labels("x", Phase.TRAIN).items()
+    assert selected <= names.labels("x", "uid", Phase.TRAIN).items()
 
 
 @pytest.mark.parametrize("kind", ["PodMonitor", "ClusterPodMonitoring"])
 def test_the_trainers_monitor_selects_rank_0_by_labels_that_its_pod_has(kind: str, helm: Helm) -> None:
     monitor = only(helm.render(MONITORED | WITHOUT_DEFINITION), kind)
     rank_0 = {names.JOB_INDEX: "0", names.COMPLETION_INDEX: "0"}
-    assert monitor["spec"]["selector"]["matchLabels"].items() <= (names.labels("x", Phase.TRAIN) | rank_0).items()
+    assert (
+        monitor["spec"]["selector"]["matchLabels"].items() <= (names.labels("x", "uid", Phase.TRAIN) | rank_0).items()
+    )
     jobset = yaml12.loads((Path(__file__).parents[1] / "operator" / "golden" / "jobset-cpu-one-host.yaml").read_text())
     template = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
     ports = {port["name"]: port["containerPort"] for port in template["spec"]["containers"][0]["ports"]}
@@ -109,3 +114,21 @@ def test_the_operators_monitors_select_its_own_pods_and_service(helm: Helm) -> N
     assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
     ports = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
     assert {endpoint["port"] for endpoint in only(found, "ServiceMonitor")["spec"]["endpoints"]} <= ports
+
+
+def test_the_charts_example_is_a_job_that_is_accepted() -> None:
+    annotations = yaml12.loads((CHART / "Chart.yaml").read_text())["annotations"]
+    (example,) = yaml12.loads(annotations["artifacthub.io/crdsExamples"])
+    assert resolve(LoraDpoJob.from_body(example)).warnings == ()
+    (listed,) = yaml12.loads(annotations["artifacthub.io/crds"])
+    assert (listed["name"], listed["kind"], listed["version"]) == (
+        f"{wire.PLURAL}.{wire.GROUP}",
+        wire.KIND,
+        wire.VERSION,
+    )
+
+
+def test_the_charts_version_is_the_projects() -> None:
+    project = tomllib.loads((CHART.parents[1] / "pyproject.toml").read_text())["project"]
+    chart = yaml12.loads((CHART / "Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == project["version"]
