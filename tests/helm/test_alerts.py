@@ -21,7 +21,9 @@ from lora_dpo_operator.metrics import Instruments
 from lora_dpo_trainer import metrics as trainer_metrics
 from lora_dpo_trainer import progress
 
-from .conftest import Helm
+from .conftest import CHART, Helm
+
+RUNBOOKS = CHART.parents[1] / "docs" / "runbooks"
 
 JOB = 'namespace="a", name="llama"'
 
@@ -217,6 +219,21 @@ def test_every_alert_says_how_bad_it_is_what_is_wrong_and_what_to_look_at(alerts
     for name, alert in alerts.items():
         assert alert["labels"]["severity"] in ("critical", "warning", "info"), name
         assert set(alert["annotations"]) == {"summary", "description"}, name
+
+
+def test_every_alert_has_a_page_with_cause_check_and_fix(alerts: dict[str, Any]) -> None:
+    pages = {page.stem: page.read_text() for page in RUNBOOKS.iterdir()}
+    assert set(pages) == set(alerts)
+    for name, text in pages.items():
+        titles = [line for line in text.splitlines() if line.startswith("#")]
+        assert titles == [f"# {name}", "## Cause", "## Check", "## Fix"]
+
+
+def test_alerts_link_to_their_pages_where_it_is_said_where_those_are(helm: Helm) -> None:
+    values = {"prometheus": {"rules": {"enabled": True, "runbookUrl": "https://docs.example.com/runbooks/"}}}
+    (found,) = helm.render(values, show="templates/prometheusrule.yaml")
+    for alert in (rule for group in found["spec"]["groups"] for rule in group["rules"]):
+        assert alert["annotations"]["runbook_url"] == f"https://docs.example.com/runbooks/{alert['alert']}.md"
 
 
 def test_every_metric_of_an_alert_exists(alerts: dict[str, Any]) -> None:
