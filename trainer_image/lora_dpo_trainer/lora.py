@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from haliax import Axis, NamedArray
 
 from lora_dpo_api.config_file import AInit, LoraConfig
-from lora_dpo_trainer import errors, linears
+from lora_dpo_trainer import errors, linears, low_rank
 from lora_dpo_trainer.linears import HEAD, LinearSpec
 
 RANK = "lora_rank"
@@ -217,12 +217,19 @@ class LoraLinear(eqx.Module):
         if self.dropout and key is not None:
             keep = hax.random.bernoulli(key, x.axes, 1 - self.dropout)
             inner = hax.where(keep, x / (1 - self.dropout), 0).astype(x.dtype)
-        low = inner.dot(self.A.astype(x.dtype), axis=self.wrapped.In) * self.scale
-        if self.scales is not None:
-            low = low * self.scales.astype(x.dtype)
-        wide = low.dot(self.B.astype(x.dtype), axis=RANK)
+        scale = self.scale if self.scales is None else self.scales.array.astype(x.dtype)
         out = self.wrapped(x)
-        return out + wide.rearrange(out.axes)
+        return out + self._low_rank(inner, scale).rearrange(out.axes)
+
+    def _low_rank(self, x: NamedArray, scale: float | jax.Array) -> NamedArray:
+        In, Out = (axes if isinstance(axes, tuple) else (axes,) for axes in (self.wrapped.In, self.wrapped.Out))
+        tokens = tuple(axis for axis in x.axes if axis not in In)
+        a = self.A.rearrange((RANK, *In)).array.reshape(-1, hax.axis_size(In))
+        # The scale goes to the smallest array.
+        b = self.B.rearrange((*Out, RANK)).array.reshape(hax.axis_size(Out), -1) * scale
+        flat = x.rearrange((*tokens, *In)).array.reshape(-1, hax.axis_size(In))
+        wide = low_rank.low_rank(flat, a.astype(x.dtype), b.astype(x.dtype))
+        return hax.named(wide.reshape([axis.size for axis in (*tokens, *Out)]), (*tokens, *Out))
 
 
 def _shapes(target: LoraTarget) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
