@@ -15,6 +15,9 @@ ROOT = Path(__file__).parents[2]
 TRAINER = ROOT / ".venv" / "trainer" / "bin" / "python"
 CASES = ROOT / "tests" / "data" / "parity"
 
+# PEFT reads a property that transformers renames.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
 WRITE = """
 import json, sys
 import jax, numpy as np
@@ -75,7 +78,7 @@ def test_peft_computes_what_the_trainer_computed(written: Path) -> None:
 def test_every_tensor_lands_in_the_model(written: Path) -> None:
     base = transformers.AutoModelForCausalLM.from_pretrained(CASES / "llama-r8" / "base", dtype=torch.float32)
     model = peft.PeftModel.from_pretrained(base, written)
-    loaded = peft.get_peft_model_state_dict(model)
+    loaded = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
     stored = load_file(written / "adapter_model.safetensors")
     assert set(loaded) == set(stored)
     for name, tensor in loaded.items():

@@ -71,3 +71,25 @@ def test_a_block_of_logits_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logprobs, "_BLOCK_BYTES", 64 << 20)
     assert logprobs.block_size(1, 4096, 128_256) == 128
     assert logprobs.block_size(1, 100, 1000) == 128
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_soft_cap_bends_the_logits_and_their_gradient(adapted: bool) -> None:
+    given = arrays()
+    cap = 2.5
+    weights = jnp.sin(jnp.arange(SLOTS, dtype=jnp.float32))
+
+    def ours(hidden: jax.Array, low: jax.Array, head_b: jax.Array) -> jax.Array:
+        factors = (low, head_b) if adapted else (None, None)
+        found = logprobs.token_logprobs(hidden, given["head"], given["targets"], *factors, soft_cap=cap)
+        return jnp.sum(weights * found)
+
+    def theirs(hidden: jax.Array, low: jax.Array, head_b: jax.Array) -> jax.Array:
+        logits = hidden @ given["head"].T + (low @ head_b.T if adapted else 0.0)
+        logp = jax.nn.log_softmax(cap * jnp.tanh(logits / cap))
+        return jnp.sum(weights * jnp.take_along_axis(logp, given["targets"][..., None], -1)[..., 0])
+
+    inputs = given["hidden"], given["low_rank"], given["head_b"]
+    np.testing.assert_allclose(ours(*inputs), theirs(*inputs), rtol=1e-5, atol=1e-4)
+    for mine, other in zip(jax.grad(ours, (0, 1, 2))(*inputs), jax.grad(theirs, (0, 1, 2))(*inputs), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-3, atol=1e-4)

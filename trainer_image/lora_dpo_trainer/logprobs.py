@@ -23,6 +23,7 @@ def token_logprobs(
     targets: jax.Array,
     low_rank: jax.Array | None = None,
     head_b: jax.Array | None = None,
+    soft_cap: float | None = None,
 ) -> jax.Array:
     """Log-probability of each target token.
 
@@ -32,6 +33,7 @@ def token_logprobs(
         targets: int32 [groups, slots].
         low_rank: [groups, slots, rank], scale * A(hidden) of an adapted head; None without adapter.
         head_b: [vocab, rank], B of an adapted head.
+        soft_cap: Logits are bent below this bound by tanh.
 
     Returns:
         float32 [groups, slots].
@@ -43,9 +45,9 @@ def token_logprobs(
     hidden = jnp.pad(hidden, (*widths, (0, 0)))
     targets = jnp.pad(targets, widths)
     if low_rank is None or head_b is None:
-        out = _frozen(block, hidden, head, targets)
+        out = _frozen(block, soft_cap, hidden, head, targets)
     else:
-        out = _adapted(block, hidden, head, targets, jnp.pad(low_rank, (*widths, (0, 0))), head_b)
+        out = _adapted(block, soft_cap, hidden, head, targets, jnp.pad(low_rank, (*widths, (0, 0))), head_b)
     return out[:, :slots]
 
 
@@ -95,63 +97,93 @@ def _picked(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array
     return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] - lse, lse
 
 
-def _residue(logits: jax.Array, lse: jax.Array, targets: jax.Array) -> jax.Array:
-    """Derivative of the log-probability with respect to the logits: one-hot minus softmax."""
+def _bend(logits: jax.Array, cap: float | None) -> jax.Array:
+    return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+
+def _residue(logits: jax.Array, lse: jax.Array, targets: jax.Array, cap: float | None) -> jax.Array:
+    """Derivative of the log-probability with respect to the logits before they were bent.
+
+    Args:
+        logits: [groups, block, vocab], bent.
+        lse: [groups, block], their normaliser.
+        targets: int32 [groups, block].
+        cap: What they were bent with.
+
+    Returns:
+        One-hot minus softmax, times the slope of the bend.
+    """
     hot = targets[..., None] == lax.broadcasted_iota(jnp.int32, logits.shape, 2)
-    return hot.astype(jnp.float32) - jnp.exp(logits - lse[..., None])
+    slope = hot.astype(jnp.float32) - jnp.exp(logits - lse[..., None])
+    return slope if cap is None else slope * (1 - jnp.square(logits / cap))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _frozen(block: int, hidden: jax.Array, head: jax.Array, targets: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _frozen(block: int, cap: float | None, hidden: jax.Array, head: jax.Array, targets: jax.Array) -> jax.Array:
     def one(parts: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return _picked(_logits(parts[0], head), parts[1])[0]
+        return _picked(_bend(_logits(parts[0], head), cap), parts[1])[0]
 
     return _unblock(lax.map(one, (_blocks(block, hidden), _blocks(block, targets))))
 
 
-def _frozen_fwd(block: int, hidden: jax.Array, head: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _frozen_fwd(
+    block: int, cap: float | None, hidden: jax.Array, head: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     def one(parts: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        logits = _logits(parts[0], head)
+        logits = _bend(_logits(parts[0], head), cap)
         logp, lse = _picked(logits, parts[1])
-        residue = _residue(logits, lse, parts[1]).astype(head.dtype)
+        residue = _residue(logits, lse, parts[1], cap).astype(head.dtype)
         return logp, jnp.einsum("gsv,ve->gse", residue, head)
 
     logp, slope = lax.map(one, (_blocks(block, hidden), _blocks(block, targets)))
     return _unblock(logp), _unblock(slope)
 
 
-def _frozen_bwd(block: int, slope: jax.Array, grad: jax.Array) -> tuple[jax.Array, None, None]:
+def _frozen_bwd(block: int, cap: float | None, slope: jax.Array, grad: jax.Array) -> tuple[jax.Array, None, None]:
     return (grad[..., None] * slope).astype(slope.dtype), None, None
 
 
 _frozen.defvjp(_frozen_fwd, _frozen_bwd)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _adapted(
-    block: int, hidden: jax.Array, head: jax.Array, targets: jax.Array, low_rank: jax.Array, head_b: jax.Array
+    block: int,
+    cap: float | None,
+    hidden: jax.Array,
+    head: jax.Array,
+    targets: jax.Array,
+    low_rank: jax.Array,
+    head_b: jax.Array,
 ) -> jax.Array:
-    return _adapted_fwd(block, hidden, head, targets, low_rank, head_b)[0]
+    return _adapted_fwd(block, cap, hidden, head, targets, low_rank, head_b)[0]
 
 
 def _adapted_fwd(
-    block: int, hidden: jax.Array, head: jax.Array, targets: jax.Array, low_rank: jax.Array, head_b: jax.Array
+    block: int,
+    cap: float | None,
+    hidden: jax.Array,
+    head: jax.Array,
+    targets: jax.Array,
+    low_rank: jax.Array,
+    head_b: jax.Array,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     def one(parts: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-        return _picked(_logits(parts[0], head) + _logits(parts[2], head_b), parts[1])
+        return _picked(_bend(_logits(parts[0], head) + _logits(parts[2], head_b), cap), parts[1])
 
     logp, lse = lax.map(one, tuple(_blocks(block, x) for x in (hidden, targets, low_rank)))
     return _unblock(logp), (hidden, head, targets, low_rank, head_b, _unblock(lse))
 
 
 def _adapted_bwd(
-    block: int, saved: tuple[jax.Array, ...], grad: jax.Array
+    block: int, cap: float | None, saved: tuple[jax.Array, ...], grad: jax.Array
 ) -> tuple[jax.Array, None, None, jax.Array, jax.Array]:
     hidden, head, targets, low_rank, head_b, lse = saved
 
     def one(d_b: jax.Array, parts: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         h, y, u, normaliser, g = parts
-        residue = _residue(_logits(h, head) + _logits(u, head_b), normaliser, y) * g[..., None]
+        logits = _bend(_logits(h, head) + _logits(u, head_b), cap)
+        residue = _residue(logits, normaliser, y, cap) * g[..., None]
         d_hidden = jnp.einsum("gsv,ve->gse", residue.astype(head.dtype), head)
         d_low = jnp.einsum("gsv,vr->gsr", residue.astype(head_b.dtype), head_b)
         d_b += jnp.einsum("gsv,gsr->vr", residue, u.astype(jnp.float32))

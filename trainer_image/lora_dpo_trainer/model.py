@@ -10,30 +10,11 @@ import haliax as hax
 import jax
 import jax.numpy as jnp
 from haliax import Axis, NamedArray
-from haliax.nn.scan import ScanCheckpointPolicy
 from jax.sharding import Mesh
 from levanter.compat.hf_checkpoints import HFCheckpointConverter
-from levanter.layers.attention import AttentionBackend
-from levanter.models.lm_model import LmConfig
 
-from lora_dpo_trainer import attention, errors, linears, pretrained
+from lora_dpo_trainer import architectures, attention, linears, pretrained, supported
 from lora_dpo_trainer import mesh as meshes
-
-ARCHITECTURES = {
-    "apertus": "apertus",
-    "gemma": "gemma",
-    "gemma2": "gemma2",
-    "gemma3_text": "gemma3",
-    "llama": "llama",
-    "mistral": "mistral",
-    "mixtral": "mixtral",
-    "olmo2": "olmo2",
-    "olmo3": "olmo3",
-    "qwen2": "qwen",
-    "qwen3": "qwen3",
-    "qwen3_moe": "qwen3_moe",
-}
-"""`model_type` of config.json → the name under which Levanter registers its model."""
 
 Row = "row"
 Pos = "position"
@@ -47,6 +28,7 @@ class BaseModel:
         module: Levanter's model, a pytree of arrays.
         config: Levanter's configuration of it.
         linears: The linear layers that an adapter can sit on.
+        parameter_count: Parameters of the base; tied ones count once.
         source: Hub id, URL or path it came from.
         revision: Hub revision.
     """
@@ -54,18 +36,20 @@ class BaseModel:
     module: Any
     config: Any
     linears: tuple[linears.LinearSpec, ...]
+    parameter_count: int
     source: str
     revision: str | None = None
-
-    @property
-    def parameter_count(self) -> int:
-        """Parameters of the base."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.module))
 
     @property
     def embed(self) -> Axis:
         """The hidden axis."""
         return self.config.Embed
+
+    @property
+    def logits_soft_cap(self) -> float | None:
+        """Logits are bent below this bound by tanh (Gemma 2)."""
+        cap: float | None = getattr(self.config, "final_logit_softcapping", None)
+        return cap
 
 
 def load_base(
@@ -88,13 +72,14 @@ def load_base(
         shard: Split weights along the hidden axis over the mesh's data axis (FSDP), else keep them whole everywhere.
 
     Raises:
-        ModelNotFound: the folder is incomplete, or Levanter has no such architecture.
+        ModelNotFound: the folder is incomplete, or the model would not be computed exactly.
         Unreachable: the hub or bucket.
     """
     place = pretrained.Pretrained(source, revision)
-    config = level_config(place.config(), place, remat=remat)
+    supported.check(place.config(), source)
     folder = place.local_folder((*pretrained.CONFIGS, *pretrained.WEIGHTS)).resolve()
     hf_config = _hf_config(str(folder))
+    config = architectures.levanter_config(hf_config, remat=remat)
     converter = HFCheckpointConverter(
         type(config),
         reference_checkpoint=str(folder),
@@ -113,44 +98,12 @@ def load_base(
     # Levanter's reader spreads each tensor over the mesh while it reads.
     with hax.partitioning.set_mesh(mesh):
         module = load()
+    count = sum(leaf.size for leaf in jax.tree.leaves(module))
+    everywhere = meshes.replicated(mesh)
+    module = attention.install(module, lambda array: jax.device_put(array, everywhere))
     if not shard:
-        module = jax.device_put(module, meshes.replicated(mesh))
-    return wrap(module, config, source, revision)
-
-
-def wrap(module: Any, config: Any, source: str = "", revision: str | None = None) -> BaseModel:
-    """A `BaseModel` from a Levanter model that is already in memory."""
-    return BaseModel(attention.install(module), config, linears.find(module), source, revision)
-
-
-def level_config(hf_config: dict[str, Any], place: pretrained.Pretrained, *, remat: bool) -> Any:
-    """Levanter's configuration for a config.json.
-
-    Raises:
-        ModelNotFound: Levanter has no such architecture.
-    """
-    kind = str(hf_config.get("model_type"))
-    if kind not in ARCHITECTURES:
-        raise errors.ModelNotFound(
-            f"{place.name} is of type {kind}, which is not supported.",
-            hint=f"Use a model of one of these types: {', '.join(sorted(ARCHITECTURES))}.",
-        )
-    biased = [name for name in ("attention_bias", "mlp_bias") if hf_config.get(name)]
-    if biased:
-        raise errors.ModelNotFound(
-            f"{place.name} sets {biased[0]}, which Levanter's {kind} model does not have.",
-            hint="Use a model whose linear layers have no such bias.",
-        )
-    LmConfig.get_known_choices()  # registers all
-    folder = place.local_folder(pretrained.CONFIGS)
-    config = LmConfig.get_choice_class(ARCHITECTURES[kind]).from_hf_config(_hf_config(str(folder.resolve())))
-    wanted: dict[str, Any] = {
-        "gradient_checkpointing": ScanCheckpointPolicy._mk(remat),
-        "attn_backend": AttentionBackend.VANILLA,
-        "head_dim": hf_config.get("head_dim"),
-    }
-    fields = {field.name for field in dataclasses.fields(config)}
-    return dataclasses.replace(config, **{k: v for k, v in wanted.items() if k in fields and v is not None})
+        module = jax.device_put(module, everywhere)
+    return BaseModel(module, config, linears.find(module), count, source, revision)
 
 
 def default_dtype() -> jnp.dtype:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from lora_dpo_api import guidance
 from lora_dpo_api.config_file import TrainerConfig
 from lora_dpo_api.protocol import Advice, ExitCode, Phase, PreparedReport, TerminationReport
-from lora_dpo_trainer import dataset, identity, mixture, packing, plan, prepared, pretrained, storage
+from lora_dpo_trainer import dataset, identity, mixture, packing, plan, prepared, pretrained, storage, supported
 
 _PACKED_STEPS = 50
 
@@ -28,6 +28,7 @@ def run(config: TrainerConfig) -> TerminationReport:
     for path in dict.fromkeys((config.output.path, config.cache_path)):
         storage.probe(path)
     base = pretrained.Pretrained(config.initialize_from_hf, config.revision)
+    supported.check(base.config(), base.name)
     plan.check_rank(config.lora, base.config())
     base.require_weights()
     data = dataset.plan(config)

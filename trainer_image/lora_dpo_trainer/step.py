@@ -146,7 +146,23 @@ def answer_logprobs(
     plan: LoraPlan | None = None,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """Summed log-probabilities of all answers.
+    """Summed log-probabilities of all answers, float32 [groups, pairs, 2], 0 where there is no pair.
+
+    Arguments as of `slot_logprobs`.
+    """
+    values = slot_logprobs(base, module, batch, adapter, plan, key)
+    return logprobs.answer_sums(values, batch.slot_answer, batch.valid.shape[1])
+
+
+def slot_logprobs(
+    base: BaseModel,
+    module: Any,
+    batch: PackedBatch,
+    adapter: Adapter | None = None,
+    plan: LoraPlan | None = None,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """Log-probabilities of all predicted tokens.
 
     Args:
         base: Describes the model.
@@ -157,7 +173,7 @@ def answer_logprobs(
         key: For dropout; None switches it off.
 
     Returns:
-        float32 [groups, pairs, 2]; 0 where there is no pair.
+        float32 [groups, slots]; of no meaning in the padding.
     """
     policy = module if adapter is None or plan is None else lora.attach(module, adapter, plan)
     trunk_key, head_key = (None, None)
@@ -177,8 +193,7 @@ def answer_logprobs(
     if adapter is not None and plan is not None:
         low_rank, head_b = lora.head_low_rank(picked, adapter, plan, head_key)
     head = model.head_weight(module, base.embed)
-    values = logprobs.token_logprobs(picked, head, batch.slot_target, low_rank, head_b)
-    return logprobs.answer_sums(values, batch.slot_answer, batch.valid.shape[1])
+    return logprobs.token_logprobs(picked, head, batch.slot_target, low_rank, head_b, base.logits_soft_cap)
 
 
 def answer_counts(batch: PackedBatch) -> jax.Array:
