@@ -1,7 +1,8 @@
 """A merged checkpoint: the base's own files with `W + scale * B A` in place of each adapted `W`.
 
 One file of the base at a time is in memory, and what the adapter leaves alone is copied bit for bit where the type
-stays. File names, index and configuration are the base's, so every reader of the base reads the result.
+stays. File names and configuration are the base's, so every reader of the base reads the result; but an adapted head
+that the base ties to its embedding becomes a tensor of its own.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from lora_dpo_api.config_file import LoraConfig, TrainerConfig
 from lora_dpo_trainer import chat, errors, peft_io, pretrained, storage
 
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
+INDEX = "model.safetensors.index.json"
 _NAME = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<factor>[AB])\.weight")
 
 _log = logging.getLogger(__name__)
@@ -49,11 +51,15 @@ def write(config: TrainerConfig, settings: LoraConfig, adapter_folder: str, targ
     model = source.config()
     unties = HEAD in left and bool(model.get("tie_word_embeddings"))
     files = sorted(name for name in source.names() if fnmatch.fnmatch(name, "*.safetensors"))
+    places: dict[str, str] = {}
+    total = 0
     for name in files:
         tensors = load_file(folder / name)
         if unties and f"{EMBEDDING}.weight" in tensors:
             tensors[f"{HEAD}.weight"] = tensors[f"{EMBEDDING}.weight"]
         merged = {key: _merge(key, value, left, dtype) for key, value in tensors.items()}
+        places |= dict.fromkeys(merged, name)
+        total += sum(value.nbytes for value in merged.values())
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / name
             save_file(merged, path, metadata={"format": "pt"})
@@ -61,7 +67,11 @@ def write(config: TrainerConfig, settings: LoraConfig, adapter_folder: str, targ
         _log.info("Merged %s", name)
     if left:
         raise errors.ExportMismatch(f"The base's files hold no weights of {sorted(left)[0]}, which the adapter adapts.")
-    extras = source.read(("model.safetensors.index.json", "generation_config.json", *chat.TOKENIZER_FILES))
+    if len(files) > 1:
+        storage.write_json(
+            storage.join(target, INDEX), {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+        )
+    extras = source.read(("generation_config.json", *chat.TOKENIZER_FILES))
     for name, content in extras.items():
         storage.write_bytes(storage.join(target, name), content)
     changed: dict[str, Any] = {"dtype": str(dtype), "torch_dtype": str(dtype)}
