@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 
-@jax.custom_vjp
 def low_rank(x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     """`(x A^T) B^T`.
 
@@ -23,6 +22,11 @@ def low_rank(x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     Returns:
         [tokens, outputs].
     """
+    product: jax.Array = _low_rank(x, a, b)
+    return product
+
+
+def _product(x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     return _forward(x, a, b)[0]
 
 
@@ -39,4 +43,5 @@ def _backward(saved: tuple[jax.Array, ...], grad: jax.Array) -> tuple[jax.Array,
     return jnp.einsum("nr,ri->ni", d_narrow, a), d_a, d_b
 
 
-low_rank.defvjp(_forward, _backward)
+_low_rank = jax.custom_vjp(_product)
+_low_rank.defvjp(_forward, _backward)
