@@ -12,12 +12,13 @@ import random
 from pathlib import Path
 from typing import Any
 
-WORDS = (
+_TEXT = (
     "the of and to in is that for it was on are as with his they at be this from have or by one had not but what all "
     "were when we there can an your which their said if do will each about how up out them then she many some so these "
     "would other into has more her two like him see time could no make than first been its who now people my made over "
     "did down only way find use may water long little very after words called just where most know"
-).split()
+)
+WORDS = tuple(_TEXT.split())
 MEAN_SIDE = 150.0
 """Mean tokens of prompt + one answer: UltraFeedback's about 600, divided by four."""
 SIGMA = 0.55
