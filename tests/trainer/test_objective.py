@@ -1,3 +1,7 @@
+import json
+from pathlib import Path
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -74,7 +78,40 @@ def test_rounding_does_not_count_as_accuracy() -> None:
     assert float(metrics["dpo_accuracy"]) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("gain", "accuracy"), [(0.0, 0.0), (2.0**-15, 0.0), (2.0**-14, 0.0), (2.0**-12, 1.0), (1e-3, 1.0), (-1e-3, 0.0)]
+)
+def test_a_real_gain_of_long_answers_counts(gain: float, accuracy: float) -> None:
+    reference = jnp.array([[-500.0, -520.0]])
+    totals = Totals(jnp.array(1.0), jnp.array(300.0))
+    counts, valid = jnp.array([[300.0, 310.0]]), jnp.array([True])
+    _, metrics = objective.evaluate(Objective(), reference + jnp.array([[gain, 0.0]]), reference, counts, valid, totals)
+    assert float(metrics["dpo_accuracy"]) == accuracy
+
+
 def test_places_without_a_pair_count_nowhere() -> None:
     loss, metrics = evaluate(Objective(beta=0.5), jnp.array([True, False, False]))
     assert loss == pytest.approx(-log_sigmoid(np.array(1.0)), rel=1e-6)
     assert metrics["dpo_accuracy"] == 1.0
+
+
+RECORDED = json.loads((Path(__file__).parents[1] / "data" / "losses.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "case", RECORDED["cases"], ids=lambda case: "-".join(str(value) for value in case["settings"].values())
+)
+def test_every_loss_is_trls_on_the_same_log_probabilities(case: dict[str, Any]) -> None:
+    settings = case["settings"]
+    goal = Objective(**settings | {"type": LossType(settings["type"])})
+    policy, reference, counts = (jnp.array(RECORDED[name], jnp.float32) for name in ("policy", "reference", "counts"))
+    totals = Totals(jnp.array(float(len(counts))), jnp.sum(counts[:, 0]))
+    loss, metrics = objective.evaluate(goal, policy, reference, counts, jnp.ones(len(counts), bool), totals)
+    expected = case["expected"]
+    assert float(loss) == pytest.approx(expected["loss"], rel=2e-6)
+    for name in ("dpo_chosen_reward", "dpo_rejected_reward", "dpo_accuracy", "logps_chosen", "logps_rejected"):
+        assert float(metrics[name]) == pytest.approx(expected[name], rel=1e-5, abs=1e-6)
+
+
+def test_every_loss_type_is_compared_with_trl() -> None:
+    assert {case["settings"]["type"] for case in RECORDED["cases"]} == set(LossType)
