@@ -93,3 +93,14 @@ def test_a_soft_cap_bends_the_logits_and_their_gradient(adapted: bool) -> None:
     np.testing.assert_allclose(ours(*inputs), theirs(*inputs), rtol=1e-5, atol=1e-4)
     for mine, other in zip(jax.grad(ours, (0, 1, 2))(*inputs), jax.grad(theirs, (0, 1, 2))(*inputs), strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-3, atol=1e-4)
+
+
+def test_sums_are_rounded_once_and_differentiate_to_one() -> None:
+    values = -3 * jax.random.uniform(jax.random.key(0), (1, 600))
+    answers = jnp.tile(jnp.array([0, 1, 2]), 200)[None]
+    found = np.asarray(logprobs.answer_sums(values, answers, 2)).reshape(-1)[:3]
+    exact = np.array([np.asarray(values, np.float64)[0, side::3].sum() for side in range(3)])
+    last_place = np.spacing(np.abs(exact).astype(np.float32))
+    np.testing.assert_array_less(np.abs(found - exact), 0.51 * last_place)
+    slope = jax.grad(lambda x: jnp.sum(logprobs.answer_sums(x, answers, 2)))(values)
+    np.testing.assert_array_equal(slope, jnp.ones_like(values))

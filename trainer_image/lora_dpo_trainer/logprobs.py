@@ -8,6 +8,7 @@ token instead of three. With an adapter on the head, the backward pass makes the
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jax import lax
 
 _BLOCK_BYTES = 64 << 20
 _LOWEST_BLOCK = 32
+_COARSE = 1024.0
 
 
 def token_logprobs(
@@ -70,8 +72,12 @@ def answer_sums(values: jax.Array, answers: jax.Array, pairs: int) -> jax.Array:
         float32 [groups, pairs, 2].
     """
     # A product instead of a scatter: exact order on every backend, and quicker on a CPU.
-    member = answers[..., None] == jnp.arange(2 * pairs)
-    sums = jnp.einsum("gs,gsa->ga", values, member.astype(jnp.float32), precision=lax.Precision.HIGHEST)
+    member = (answers[..., None] == jnp.arange(2 * pairs)).astype(jnp.float32)
+    # Rewards are small differences of large sums. Multiples of 1/1024 add up exactly (up to 16,384), so that only the
+    # small rests and the last addition are rounded.
+    coarse = jnp.round(values * _COARSE) / _COARSE
+    halves = jnp.stack([coarse, values - coarse])
+    sums = jnp.sum(jnp.einsum("kgs,gsa->kga", halves, member, precision=lax.Precision.HIGHEST), axis=0)
     return sums.reshape(values.shape[0], pairs, 2)
 
 
@@ -91,22 +97,31 @@ def _logits(hidden: jax.Array, head: jax.Array) -> jax.Array:
     return jnp.einsum("gse,ve->gsv", hidden, head, preferred_element_type=jnp.float32)
 
 
-def _picked(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Log-probability of the targets, and the normaliser."""
-    lse = jax.nn.logsumexp(logits, axis=-1)
-    return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] - lse, lse
+class _Normaliser(NamedTuple):
+    """Logits become probabilities by `exp(logits - peak) / total`, which is rounded less than one by the logarithm."""
+
+    peak: jax.Array
+    total: jax.Array
+
+
+def _picked(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, _Normaliser]:
+    """Log-probability of the targets, and the normaliser, all [groups, block]."""
+    peak = jnp.max(logits, axis=-1)
+    total = jnp.sum(jnp.exp(logits - peak[..., None]), axis=-1)
+    target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return (target - peak) - jnp.log(total), _Normaliser(peak, total)
 
 
 def _bend(logits: jax.Array, cap: float | None) -> jax.Array:
     return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
-def _residue(logits: jax.Array, lse: jax.Array, targets: jax.Array, cap: float | None) -> jax.Array:
+def _residue(logits: jax.Array, normaliser: _Normaliser, targets: jax.Array, cap: float | None) -> jax.Array:
     """Derivative of the log-probability with respect to the logits before they were bent.
 
     Args:
         logits: [groups, block, vocab], bent.
-        lse: [groups, block], their normaliser.
+        normaliser: Of the logits.
         targets: int32 [groups, block].
         cap: What they were bent with.
 
@@ -114,7 +129,8 @@ def _residue(logits: jax.Array, lse: jax.Array, targets: jax.Array, cap: float |
         One-hot minus softmax, times the slope of the bend.
     """
     hot = targets[..., None] == lax.broadcasted_iota(jnp.int32, logits.shape, 2)
-    slope = hot.astype(jnp.float32) - jnp.exp(logits - lse[..., None])
+    peak, total = (x[..., None] for x in normaliser)
+    slope = hot.astype(jnp.float32) - jnp.exp(logits - peak) / total
     return slope if cap is None else slope * (1 - jnp.square(logits / cap))
 
 
@@ -131,8 +147,8 @@ def _frozen_fwd(
 ) -> tuple[jax.Array, jax.Array]:
     def one(parts: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         logits = _bend(_logits(parts[0], head), cap)
-        logp, lse = _picked(logits, parts[1])
-        residue = _residue(logits, lse, parts[1], cap).astype(head.dtype)
+        logp, normaliser = _picked(logits, parts[1])
+        residue = _residue(logits, normaliser, parts[1], cap).astype(head.dtype)
         return logp, jnp.einsum("gsv,ve->gse", residue, head)
 
     logp, slope = lax.map(one, (_blocks(block, hidden), _blocks(block, targets)))
@@ -168,28 +184,28 @@ def _adapted_fwd(
     low_rank: jax.Array,
     head_b: jax.Array,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    def one(parts: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    def one(parts: tuple[jax.Array, ...]) -> tuple[jax.Array, _Normaliser]:
         return _picked(_bend(_logits(parts[0], head) + _logits(parts[2], head_b), cap), parts[1])
 
-    logp, lse = lax.map(one, tuple(_blocks(block, x) for x in (hidden, targets, low_rank)))
-    return _unblock(logp), (hidden, head, targets, low_rank, head_b, _unblock(lse))
+    logp, (peak, total) = lax.map(one, tuple(_blocks(block, x) for x in (hidden, targets, low_rank)))
+    return _unblock(logp), (hidden, head, targets, low_rank, head_b, _unblock(peak), _unblock(total))
 
 
 def _adapted_bwd(
     block: int, cap: float | None, saved: tuple[jax.Array, ...], grad: jax.Array
 ) -> tuple[jax.Array, None, None, jax.Array, jax.Array]:
-    hidden, head, targets, low_rank, head_b, lse = saved
+    hidden, head, targets, low_rank, head_b, peak, total = saved
 
     def one(d_b: jax.Array, parts: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        h, y, u, normaliser, g = parts
+        h, y, u, highest, summed, g = parts
         logits = _bend(_logits(h, head) + _logits(u, head_b), cap)
-        residue = _residue(logits, normaliser, y, cap) * g[..., None]
+        residue = _residue(logits, _Normaliser(highest, summed), y, cap) * g[..., None]
         d_hidden = jnp.einsum("gsv,ve->gse", residue.astype(head.dtype), head)
         d_low = jnp.einsum("gsv,vr->gsr", residue.astype(head_b.dtype), head_b)
         d_b += jnp.einsum("gsv,gsr->vr", residue, u.astype(jnp.float32))
         return d_b, (d_hidden.astype(hidden.dtype), d_low.astype(low_rank.dtype))
 
-    parts = tuple(_blocks(block, x) for x in (hidden, targets, low_rank, lse, grad))
+    parts = tuple(_blocks(block, x) for x in (hidden, targets, low_rank, peak, total, grad))
     d_b, (d_hidden, d_low) = lax.scan(one, jnp.zeros(head_b.shape, jnp.float32), parts)
     return _unblock(d_hidden), None, None, _unblock(d_low), d_b.astype(head_b.dtype)
 
