@@ -28,6 +28,9 @@ JOB = "quickstart"
 NAMESPACE = "default"
 JOB_TIMEOUT = 2700.0
 SHOWN_ANSWERS = 6
+SHOWN_CHARACTERS = 120
+LOG_WIDTH = 140
+"""Columns where the output is no terminal."""
 
 STEP_0_LOSS = math.log(2)
 STEP_0_TOLERANCE = 0.0005
@@ -75,7 +78,7 @@ def demo(
     checkout: Annotated[Path, typer.Option("--checkout", help="The clone of the project.")] = Path(),
 ) -> None:
     """Start a cluster, train SmolLM2 with one LoraDpoJob, and answer questions before and after."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
     clock = Clock(console)
     root = checkout.resolve()
     example = quickstart.Quickstart(root)
@@ -226,7 +229,7 @@ def _compare(console: Console, before: quickstart.Answers, after: quickstart.Ans
     """Print the first answers side by side, then both shares."""
     view = Table("question", "before", "after", title=f"The first {SHOWN_ANSWERS}", show_lines=True)
     for old, new in list(zip(before.answers, after.answers, strict=True))[:SHOWN_ANSWERS]:
-        view.add_row(old.prompt, f"{_mark(old)} {old.answer}", f"{_mark(new)} {new.answer}")
+        view.add_row(old.prompt, _marked(old), _marked(new))
     console.print(view)
     count = len(before.answers)
     console.print(
@@ -235,8 +238,9 @@ def _compare(console: Console, before: quickstart.Answers, after: quickstart.Ans
     )
 
 
-def _mark(answer: quickstart.Answer) -> str:
-    return "✔" if answer.passed else "✘"
+def _marked(answer: quickstart.Answer) -> str:
+    text = answer.answer if len(answer.answer) <= SHOWN_CHARACTERS else answer.answer[:SHOWN_CHARACTERS].rstrip() + "…"
+    return f"{'✔' if answer.passed else '✘'} {text}"
 
 
 def _save_logs(kubectl: Kubectl, results: Path) -> None:
