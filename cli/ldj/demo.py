@@ -21,7 +21,7 @@ from ldj.errors import DemoError, FollowTimeoutError, KubectlError
 from ldj.kubectl import Kubectl
 from lora_dpo_api.job import LoraDpoJob
 from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
-from lora_dpo_localcluster import clusters, debian
+from lora_dpo_localcluster import clusters, debian, locks, state
 from lora_dpo_localcluster.provider import Cluster, Shape
 
 JOB = "quickstart"
@@ -84,10 +84,20 @@ def demo(
     example = quickstart.Quickstart(root)
     if not example.job.is_file():
         raise DemoError(f"There is no {example.job}; run `ldj demo` in the project's clone, or give --checkout.")
+    with locks.claimed(state.clusters_folder() / f"{name}.demo.lock") as alone:
+        if not alone:
+            raise DemoError(f"Another demo runs on the cluster {name}; wait for its end, or give --name.")
+        _demo(clusters.open_cluster(name), console, clock, example, root, keep=keep)
+    console.print(f"\n[bold green]Done[/bold green] in {clock.seconds / 60:.1f} min.")
+
+
+def _demo(
+    cluster: Cluster, console: Console, clock: Clock, example: quickstart.Quickstart, root: Path, *, keep: bool
+) -> None:
+    """The recipe, from an empty machine to the numbers; the cluster goes at the end, however that came."""
     results = root / "build" / "demo"
     shutil.rmtree(results, ignore_errors=True)
     results.mkdir(parents=True)
-    cluster = clusters.open_cluster(name)
     try:
         with clock.step("SmolLM2-135M-Instruct"):
             model = example.model()
@@ -112,11 +122,10 @@ def demo(
     finally:
         if keep:
             console.print(f"\nThe cluster stays: export KUBECONFIG={cluster.kubeconfig}", soft_wrap=True)
-            console.print(f"Remove it with: ldj cluster down --name {name}")
+            console.print(f"Remove it with: ldj cluster down --name {cluster.name}")
         else:
             with clock.step("The cluster goes"):
                 cluster.down(clock.report)
-    console.print(f"\n[bold green]Done[/bold green] in {clock.seconds / 60:.1f} min.")
 
 
 def _start(cluster: Cluster, clock: Clock, root: Path) -> None:

@@ -14,6 +14,7 @@ from lora_dpo_api.config_models import MAX_LEARNING_RATE
 from lora_dpo_api.job import LoraDpoJob
 from lora_dpo_api.protocol import CurvePoint, Metrics
 from lora_dpo_api.status import JobPhase, LoraDpoJobStatus, PhaseTime
+from lora_dpo_localcluster import locks, state
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,6 +78,15 @@ def test_numbers_that_cannot_be_right_fail_the_demo(loss: float, accuracy: float
     wrong = status(curve=[CurvePoint(step=1, loss=loss)], metrics=Metrics(eval_accuracy=accuracy))
     with pytest.raises(DemoError, match=complaint):
         demo.verify(wrong)
+
+
+def test_a_second_demo_leaves_the_first_ones_cluster_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LDJ_STATE", str(tmp_path))
+    with (
+        locks.claimed(state.clusters_folder() / "demo.demo.lock"),
+        pytest.raises(DemoError, match="Another demo runs on the cluster demo"),
+    ):
+        demo.demo(name="demo", checkout=ROOT)
 
 
 def test_the_installed_operator_gets_the_images_and_the_address_of_the_bucket() -> None:
