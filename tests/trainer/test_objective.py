@@ -72,7 +72,8 @@ def test_metrics_have_the_guides_names_and_meaning() -> None:
 
 
 def test_rounding_does_not_count_as_accuracy() -> None:
-    policy = REFERENCE + jnp.array([[1e-6, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    # 6e-5: seen at step 0 of a real model, with answers of -30 and -200
+    policy = REFERENCE + jnp.array([[6e-5, 0.0], [1e-6, 0.0], [0.0, 0.0]])
     totals = Totals(jnp.array(3.0), jnp.array(11.0))
     _, metrics = objective.evaluate(Objective(), policy, REFERENCE, COUNTS, ALL, totals)
     assert float(metrics["dpo_accuracy"]) == 0.0

@@ -25,6 +25,9 @@ METRICS = (
 )
 """Means over the pairs of a step; `loss` is what is minimised: `dpo_loss`, plus the SFT term where there is one."""
 
+SAME_LOGPROB = 1e-4
+"""Log-probabilities of a sequence that differ by no more are the same, computed twice in float32."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
@@ -101,10 +104,12 @@ def evaluate(
 def _right(policy: jax.Array, reference: jax.Array) -> jax.Array:
     """1 where the policy's margin is strictly greater, as TRL and Levanter count; equal but for rounding is not.
 
-    A cached reference comes from another program than the policy, so that at step 0 they differ in the last bit. What
-    four sums can be off by, half a unit in the last place each, is no gain: 1e-4 for answers of -500.
+    A cached reference comes from another program than the policy, so that at step 0 they differ by rounding: in every
+    token by some units in the last place of a logit, and in four sums by half a unit each. Below `SAME_LOGPROB` or that
+    (1e-4 for answers of -500) is no gain.
     """
-    rounding = 0.5 * jnp.finfo(jnp.float32).eps * jnp.sum(jnp.abs(policy) + jnp.abs(reference), axis=1)
+    sums = 0.5 * jnp.finfo(jnp.float32).eps * jnp.sum(jnp.abs(policy) + jnp.abs(reference), axis=1)
+    rounding = jnp.maximum(sums, SAME_LOGPROB)
     gain = policy - reference
     return (gain[:, 0] - gain[:, 1] > rounding).astype(jnp.float32)
 
