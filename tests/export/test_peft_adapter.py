@@ -36,7 +36,7 @@ adapter = {target.linear.path: lora.trim(target, adapter[target.linear.path]) fo
 peft_io.save(out, adapter, plan, config, base_folder)
 from pathlib import Path
 pairs = parity.Case(Path(base_folder).parent).recorded_pairs()[:4]
-lengths = packing.pairs_lengths([pair.encoded_length for pair in pairs], [sum(pair.targets) for pair in pairs])
+lengths = packing.PairLengths.of(pairs)
 packed = batch.build(pairs, packing.BatchPlan.make(lengths, 4, shuffle=False).shapes[-1])
 found = batch.in_order(np.asarray(step.make_logprob_step(base, plan)(adapter, packed)), packed)
 save_file({"logps": np.stack([found[key] for key in range(4)])}, out + "/expected.safetensors")

@@ -43,7 +43,7 @@ def run(folder: Path) -> None:
     adapter = random_adapter(plan)
     peft_io.save(str(folder / "adapter"), adapter, plan, SETTINGS, str(folder / "base"))
     pairs = read_pairs(folder / "pairs.json")
-    lengths = packing.pairs_lengths([pair.encoded_length for pair in pairs], [sum(pair.targets) for pair in pairs])
+    lengths = packing.PairLengths.of(pairs)
     packed = batch.build(pairs, packing.BatchPlan.make(lengths, len(pairs), shuffle=False).shapes[-1])
     slots = packed.slot_answer[0] < 2 * len(pairs)
     score = step.make_logprob_step(base, plan)

@@ -12,15 +12,32 @@ def pair(key: int, prompt: list[int], chosen: list[int], rejected: list[int]) ->
     return TokenizedPair(key, sides[0], masks[0], sides[1], masks[1])
 
 
-SHAPE = BatchShape(groups=1, rows=1, row_length=32, slots=16, pairs=2)
+SHAPE = BatchShape(groups=1, row_length=32, slots=16, pairs=2, sides=((2, 16), (2, 8)))
 
 
 def test_the_common_prefix_is_encoded_once() -> None:
     packed = batch.build([pair(0, [1, 2, 3], [4, 5], [6, 7, 8])], SHAPE)
-    assert packed.tokens[0, 0, :8].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert packed.branch[0, 0, :8].tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
-    assert packed.positions[0, 0, :8].tolist() == [0, 1, 2, 3, 4, 3, 4, 5]
-    assert (packed.pair[0, 0, 8:] == batch.NO_PAIR).all()
+    assert packed.tokens[0, :8].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert packed.positions[0, :8].tolist() == [0, 1, 2, 3, 4, 3, 4, 5]
+    assert (packed.tokens[0, 8:] == 0).all()
+
+
+def test_each_side_is_found_whole_and_longest_first() -> None:
+    packed = batch.build([pair(0, [1, 2, 3], [4, 5], [6, 7, 8])], SHAPE)
+    longer, shorter = packed.sides[0][0]
+    assert longer.tolist() == [0, 1, 2, 5, 6, 7] + [32] * 10
+    assert shorter.tolist() == [0, 1, 2, 3, 4] + [32] * 11
+    assert (packed.sides[1] == 32).all()
+
+
+def test_every_cell_leads_back_to_its_position() -> None:
+    pairs = [pair(0, [1, 2, 3], [4, 5], [6, 7, 8]), pair(1, [9], [2], [3, 4])]
+    packed = batch.build(pairs, SHAPE)
+    sources = np.concatenate([side.reshape(-1) for side in packed.sides])
+    for position in range(32):
+        cells = packed.cells[0, position]
+        assert (sources[cells[cells < len(sources)]] == position).all()
+    assert (packed.cells < len(sources)).sum() == (sources < 32).sum() == 5 + 6 + 2 + 3
 
 
 def test_the_first_token_of_both_answers_is_predicted_by_the_end_of_the_prefix() -> None:
@@ -40,8 +57,8 @@ def test_predicted_tokens_within_the_prefix_count_for_both_sides() -> None:
 
 def test_an_answer_that_begins_like_the_other_one_keeps_its_tokens() -> None:
     packed = batch.build([pair(0, [1], [2], [2, 3])], SHAPE)
-    assert packed.tokens[0, 0, :3].tolist() == [1, 2, 3]
-    assert packed.branch[0, 0, :3].tolist() == [0, 0, 2]
+    assert packed.tokens[0, :3].tolist() == [1, 2, 3]
+    assert [side.tolist() for side in packed.sides[0][0, :, :3]] == [[0, 1, 2], [0, 1, 32]]
 
 
 def test_reference_values_and_results_follow_their_pair() -> None:
@@ -55,5 +72,10 @@ def test_reference_values_and_results_follow_their_pair() -> None:
 
 
 def test_pairs_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="does not fit in a row"):
+    with pytest.raises(ValueError, match="needs position 41"):
         batch.build([pair(0, list(range(1, 40)), [1], [2])], SHAPE)
+
+
+def test_a_side_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="a side of 20 tokens"):
+        batch.build([pair(0, [1] * 18, [2, 3], [4])], SHAPE)

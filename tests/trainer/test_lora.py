@@ -37,7 +37,7 @@ def some_pairs(count: int) -> list[TokenizedPair]:
 
 
 def packed(count: int, groups: int = 1) -> batch.PackedBatch:
-    return batch.build(some_pairs(count), BatchShape(groups, 1, 128, 64, count // groups))
+    return batch.build(some_pairs(count), BatchShape(groups, 128, 64, count // groups, ((2 * count // groups, 64),)))
 
 
 def randomized(adapter: Adapter) -> Adapter:

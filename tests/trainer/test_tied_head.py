@@ -44,7 +44,7 @@ def tied(base_model: Path, tmp_path: Path) -> Path:
 
 def some_batch(base_model: Path) -> batch.PackedBatch:
     pairs = parity.Case(base_model.parent).recorded_pairs()[:4]
-    lengths = packing.pairs_lengths([pair.encoded_length for pair in pairs], [sum(pair.targets) for pair in pairs])
+    lengths = packing.PairLengths.of(pairs)
     return batch.build(pairs, packing.BatchPlan.make(lengths, 4, shuffle=False).shapes[-1])
 
 

@@ -1,14 +1,14 @@
-"""Attention over packed pairs: who may see whom, and how it is computed.
+"""Attention over packed pairs: tokens are gathered into sides, and each side attends within itself, causally.
 
-The mask says only which pair and branch a token belongs to. How the products are computed is one function, `attend`,
-so that a kernel can take its place without any model knowing.
+How the products are computed is one function, `attend`, so that a kernel can take its place without any model knowing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -43,29 +43,24 @@ class PairAttentionConfig(AttentionConfig):  # type: ignore[misc]
 
 
 class PairMask(eqx.Module):
-    """Which tokens a token attends to: earlier ones of its pair, in its own branch or the shared prefix.
+    """Where the sides of the pairs lie, each of which is attended to by itself.
 
     Attributes:
-        pair: int32 {row, position}, -1 in the padding.
-        branch: int32 {row, position}, 0 shared prefix, 1 chosen, 2 rejected.
-        positions: int32 {row, position}, position ids, for models with a sliding window.
+        sides: int32 {row, side, place} each, positions of a side's tokens; see `batch.PackedBatch`.
+        cells: int32 {row, position, occurrence}, where in the sides a position occurs.
     """
 
-    pair: NamedArray
-    branch: NamedArray
-    positions: NamedArray
+    # Named, because Haliax's scan over layers would take bare arrays apart.
+    sides: tuple[NamedArray, ...]
+    cells: NamedArray
 
-    def dense(self, window: int | jax.Array | None = None) -> NamedArray:
-        """Bool {row, position, key_position}; a token of the padding sees itself and other padding before it."""
-        Pos = self.pair.resolve_axis("position")
-        pair, branch, place = (x.rename({"position": "key_position"}) for x in (self.pair, self.branch, self.positions))
-        KeyPos = Pos.alias("key_position")
-        order = hax.arange(Pos).broadcast_axis(KeyPos) >= hax.arange(KeyPos)
-        seen = (self.pair.broadcast_axis(KeyPos) == pair) & order
-        seen = seen & ((self.branch.broadcast_axis(KeyPos) == branch) | (branch == 0))
-        if window is not None:
-            seen = seen & (self.positions.broadcast_axis(KeyPos) - place < window)
-        return seen
+    @classmethod
+    def make(cls, sides: Sequence[jax.Array], cells: jax.Array) -> PairMask:
+        """From the arrays of a `PackedBatch`."""
+        return cls(
+            tuple(hax.named(side, ("row", "side", "place")) for side in sides),
+            hax.named(cells, ("row", "position", "occurrence")),
+        )
 
 
 class LayerRotary(RotaryEmbeddings):  # type: ignore[misc]
@@ -125,23 +120,103 @@ def attend(
         q: {row, position, kv_head, q_heads_per_group, head_size}, already scaled.
         k: {row, position, kv_head, head_size}.
         v: {row, position, kv_head, head_size}.
-        mask: Who sees whom.
+        mask: Where the sides are.
         window: Sliding window, in position ids.
         soft_cap: Scores are bent below this bound by tanh.
 
     Returns:
-        The axes of q.
+        The axes of q, 0 in the padding.
     """
-    order = ("row", "kv_head", "q_heads_per_group", "position", "head_size")
-    q = q.rearrange(order)
-    k = k.rename({"position": "key_position"}).rearrange(("row", "kv_head", "key_position", "head_size"))
-    v = v.rename({"position": "key_position"}).rearrange(("row", "kv_head", "key_position", "head_size"))
-    scores = hax.dot(q, k, axis="head_size").astype(jnp.float32)
+    axes = tuple(q.resolve_axis(name) for name in ("row", "position", "kv_head", "q_heads_per_group", "head_size"))
+    order = ("row", "position", "kv_head", "head_size")
+    sides, cells = [side.array for side in mask.sides], mask.cells.array
+    sources = jnp.concatenate([side.reshape(side.shape[0], -1) for side in sides], axis=1)
+    given = (x.array for x in (q.rearrange(axes), k.rearrange(order), v.rearrange(order)))
+    in_cells = [_into_cells(x, sources, cells) for x in given]
+    results, start = [], 0
+    for rows, count, length in (side.shape for side in sides):
+        part = slice(start, start + count * length)
+        qs, ks, vs = (x[:, part].reshape(rows, count, length, *x.shape[2:]) for x in in_cells)
+        out = _causal(qs, ks, vs, window, soft_cap)
+        results.append(out.reshape(rows, count * length, *out.shape[3:]))
+        start = part.stop
+    return hax.named(_from_cells(jnp.concatenate(results, axis=1), sources, cells), axes)
+
+
+def _causal(
+    q: jax.Array, k: jax.Array, v: jax.Array, window: int | jax.Array | None, soft_cap: float | None
+) -> jax.Array:
+    """Attend within sides of one length.
+
+    What lies behind a side's end comes later than all of its tokens, so that the causal mask hides it.
+
+    Args:
+        q: [row, side, length, kv_head, group, head_size].
+        k: [row, side, length, kv_head, head_size].
+        v: As k.
+        window: See `attend`.
+        soft_cap: See `attend`.
+    """
+    scores = jnp.einsum("rsqhgd,rskhd->rshgqk", q, k).astype(jnp.float32)
     if soft_cap is not None:
-        scores = hax.tanh(scores / soft_cap) * soft_cap
-    scores = hax.where(mask.dense(window), scores, _FAR)
-    weights = hax.nn.softmax(scores, axis="key_position").astype(v.dtype)
-    return hax.dot(weights, v, axis="key_position").rearrange(order)
+        scores = jnp.tanh(scores / soft_cap) * soft_cap
+    place = jnp.arange(q.shape[2])
+    before = place[:, None] - place
+    seen = before >= 0
+    if window is not None:
+        seen = seen & (before < window)
+    weights = jax.nn.softmax(jnp.where(seen, scores, _FAR), axis=-1).astype(v.dtype)
+    return jnp.einsum("rshgqk,rskhd->rsqhgd", weights, v)
+
+
+# Autodiff would make scatters of the gathers' derivatives; where each value came from is known, so gathers do.
+
+
+@functools.partial(jax.custom_vjp)
+def _into_cells(x: jax.Array, sources: jax.Array, cells: jax.Array) -> jax.Array:
+    """[row, position, …] → [row, cell, …], 0 in empty cells."""
+    return _take(x, sources)
+
+
+def _into_cells_fwd(
+    x: jax.Array, sources: jax.Array, cells: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _take(x, sources), (sources, cells)
+
+
+def _into_cells_bwd(saved: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, None, None]:
+    _, cells = saved
+    return _take(grad, cells[..., 0]) + _take(grad, cells[..., 1]), None, None
+
+
+_into_cells.defvjp(_into_cells_fwd, _into_cells_bwd)
+
+
+@functools.partial(jax.custom_vjp)
+def _from_cells(x: jax.Array, sources: jax.Array, cells: jax.Array) -> jax.Array:
+    """[row, cell, …] → [row, position, …], 0 in the padding; both cells of a prefix hold the same."""
+    return _take(x, cells[..., 0])
+
+
+def _from_cells_fwd(
+    x: jax.Array, sources: jax.Array, cells: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _take(x, cells[..., 0]), (sources, cells)
+
+
+def _from_cells_bwd(saved: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, None, None]:
+    sources, cells = saved
+    read = _take(cells[..., 0], sources) == jnp.arange(sources.shape[1])
+    nowhere = jnp.int32(cells.shape[1])
+    return _take(grad, jnp.where(read, sources, nowhere)), None, None
+
+
+_from_cells.defvjp(_from_cells_fwd, _from_cells_bwd)
+
+
+def _take(x: jax.Array, indices: jax.Array) -> jax.Array:
+    """[row, n, …] at [row, m] → [row, m, …], 0 beyond the end."""
+    return jax.vmap(lambda values, places: values.at[places].get(mode="fill", fill_value=0))(x, indices)
 
 
 def install(module: Any, place: Callable[[np.ndarray], jax.Array] = jnp.asarray) -> Any:

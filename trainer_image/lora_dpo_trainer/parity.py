@@ -146,7 +146,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _plan(pairs: Sequence[TokenizedPair], batch_size: int, steps: int | None) -> packing.BatchPlan:
-    lengths = packing.pairs_lengths([pair.encoded_length for pair in pairs], [sum(pair.targets) for pair in pairs])
+    lengths = packing.PairLengths.of(pairs)
     return packing.BatchPlan.make(lengths, batch_size, total_steps=steps, shuffle=False, max_shapes=1)
 
 

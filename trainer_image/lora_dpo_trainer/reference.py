@@ -153,9 +153,8 @@ def find_or_compute(
 
 
 def compute(pairs: Pairs, scorer: Scorer, *, watch: Callable[[int], None] = lambda done: None) -> np.ndarray:
-    """float32 [pairs, 2] of a split, longest pairs first, so that a batch has pairs of like length."""
-    encoded = np.array([pairs[index].encoded_length for index in range(len(pairs))], np.int64)
-    return _score(pairs, np.argsort(-encoded, kind="stable"), scorer, watch)
+    """float32 [pairs, 2] of a split, in an order that wastes little."""
+    return _score(pairs, np.arange(len(pairs)), scorer, watch)
 
 
 def agrees(stored: np.ndarray | None, pairs: Pairs, scorer: Scorer, dtype: str) -> bool:
@@ -179,8 +178,8 @@ def _score(pairs: Pairs, order: np.ndarray, scorer: Scorer, watch: Callable[[int
     if len(order) == 0:
         return values
     some = [pairs[int(index)] for index in order]
-    lengths = packing.pairs_lengths([pair.encoded_length for pair in some], [sum(pair.targets) for pair in some])
-    plan = packing.BatchPlan.make(lengths, scorer.pairs_per_batch, shuffle=False, groups=scorer.groups)
+    lengths = packing.PairLengths.of(some)
+    plan = packing.BatchPlan.make(lengths, scorer.pairs_per_batch, groups=scorer.groups)
     for number in range(plan.total_steps):
         places = plan.keys_of_step(number)
         numbered = [dataclasses.replace(some[place], key=int(place)) for place in places]
@@ -188,5 +187,5 @@ def _score(pairs: Pairs, order: np.ndarray, scorer: Scorer, watch: Callable[[int
         result = scorer.collect(scorer.forward(scorer.adapter, jax.tree.map(scorer.place, packed)))
         for place, logps in batch.in_order(result, packed).items():
             values[order[place]] = logps
-        watch(int(places[-1]) + 1)
+        watch(min((number + 1) * scorer.pairs_per_batch, len(order)))
     return values

@@ -35,7 +35,7 @@ def logprobs(
     Returns:
         float32 [pairs, 2], chosen and rejected, in the order of `rows`.
     """
-    lengths = packing.pairs_lengths([row.encoded_length for row in rows], [sum(row.targets) for row in rows])
+    lengths = packing.PairLengths.of(rows)
     size = -(-len(rows) // groups) * groups
     plan = packing.BatchPlan.make(lengths, size, shuffle=False, groups=groups, max_shapes=1)
     numbered = [dataclasses.replace(row, key=index) for index, row in enumerate(rows)]

@@ -179,15 +179,10 @@ def slot_logprobs(
     trunk_key, head_key = (None, None)
     if key is not None and plan is not None and plan.dropout:
         trunk_key, head_key = jax.random.split(key)
-    groups, rows, length = batch.tokens.shape
-    axes = (hax.Axis(model.Row, groups * rows), hax.Axis(model.Pos, length))
-    tokens, positions, pair, branch = (
-        hax.named(x.reshape(groups * rows, length), axes)
-        for x in (batch.tokens, batch.positions, batch.pair, batch.branch)
-    )
-    mask = PairMask(pair, branch, positions)
-    hidden = model.hidden_states(policy, tokens, positions, mask, trunk_key)
-    states = hidden.rearrange((*axes, base.embed)).array.reshape(groups, rows * length, base.embed.size)
+    axes = tuple(map(hax.Axis, (model.Row, model.Pos), batch.tokens.shape))
+    tokens, positions = hax.named(batch.tokens, axes), hax.named(batch.positions, axes)
+    hidden = model.hidden_states(policy, tokens, positions, PairMask.make(batch.sides, batch.cells), trunk_key)
+    states = hidden.rearrange((*axes, base.embed)).array
     picked = jnp.take_along_axis(states, batch.slot_source[..., None], axis=1)
     low_rank, head_b = (None, None)
     if adapter is not None and plan is not None:
