@@ -1,5 +1,5 @@
 # Everything a newcomer types. `make demo` and `make test` install what they need by themselves.
-.PHONY: help setup demo test test-fast lint format parity lock clean
+.PHONY: help setup demo test test-fast lint format parity bench-trainer lock clean
 .DEFAULT_GOAL := help
 
 SHELL := /bin/bash
@@ -31,6 +31,10 @@ format: setup ## let ruff rewrite what it can
 parity: setup ## CASE=FOLDER: compare a training run with one recorded with TRL
 	@test -n "$(CASE)" || { echo "usage: make parity CASE=FOLDER   (for example CASE=tests/data/parity/llama-r8)"; exit 2; }
 	@JAX_PLATFORMS=cpu .venv/trainer/bin/python -m lora_dpo_trainer.parity "$(CASE)"
+
+bench-trainer: setup ## this trainer beside TRL and upstream Levanter, on this machine (up to 40 minutes)
+	@scripts/venv bench-trl requirements/bench-trl.txt
+	@$(BIN)/python -m benchmarks.trainer.bench $(BENCH_ARGS)
 
 lock: ## write requirements/*.txt anew
 	@scripts/lock

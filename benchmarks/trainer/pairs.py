@@ -45,7 +45,7 @@ def preference_pairs(count: int, *, prompt_share: float, seed: int) -> list[dict
         seed: equal seeds give equal pairs.
     """
     generator = random.Random(seed)
-    rows = []
+    rows: list[dict[str, Any]] = []
     while len(rows) < count:
         prompt = _length(generator, MEAN_SIDE * prompt_share) - PROMPT_TEMPLATE_TOKENS
         sides = [_length(generator, MEAN_SIDE * (1 - prompt_share)) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""TRL's DPOTrainer with PEFT on the benchmark's pairs: seconds of each step and of the reference pass, peak memory.
+"""TRL's DPOTrainer with PEFT on the benchmark's pairs.
 
 Two settings: `default` is what a user gets who sets nothing but model, adapter, batch size and learning rate;
 `fastest` is what one gets who knows it well: float32, no gradient checkpointing, precomputed reference, pairs grouped
@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +22,32 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from benchmarks.trainer import pairs
+from benchmarks.trainer.contender import Channel
 
 
-class StepTimes(TrainerCallback):
-    """Seconds of each optimizer step."""
+class OnCommand(TrainerCallback):
+    """Lets every optimizer step after the warm-up wait for its command."""
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
+    def __init__(self, channel: Channel, warmup: int, facts: Callable[[], dict[str, Any]]) -> None:
+        self._channel = channel
+        self._warmup = warmup
+        self._facts = facts
+        self._done = 0
         self._started = 0.0
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Start the clock."""
+        """Wait for the command, and start the clock."""
+        if self._done == self._warmup:
+            self._channel.ready(**self._facts())
+        if self._done >= self._warmup and not self._channel.wait():
+            os._exit(0)
         self._started = time.perf_counter()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         """Stop the clock."""
-        self.seconds.append(time.perf_counter() - self._started)
+        if self._done >= self._warmup:
+            self._channel.took(time.perf_counter() - self._started)
+        self._done += 1
 
 
 class TimedTrainer(DPOTrainer):
@@ -54,7 +64,7 @@ class TimedTrainer(DPOTrainer):
 
 
 def main() -> None:
-    """Run the warm-up and the measured steps, print one JSON line."""
+    """Train; each step waits for its command."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--setting", choices=["default", "fastest"], required=True)
     parser.add_argument("--model", required=True)
@@ -65,6 +75,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     options = parser.parse_args()
 
+    channel = Channel()
     torch.set_num_threads(os.cpu_count() or 1)
     rows = [json.loads(line) for line in options.data.read_text().splitlines()]
     fastest = options.setting == "fastest"
@@ -78,7 +89,7 @@ def main() -> None:
         "output_dir": str(options.work),
         "per_device_train_batch_size": options.batch,
         "learning_rate": 5e-6,
-        "num_train_epochs": 1,
+        "num_train_epochs": 1000,
         "beta": 0.1,
         "report_to": [],
         "save_strategy": "no",
@@ -87,27 +98,16 @@ def main() -> None:
     }
     if fastest:
         common |= {"bf16": False, "gradient_checkpointing": False, "precompute_ref_log_probs": True}
-    times = StepTimes()
     trainer = TimedTrainer(
         model=model,
         args=DPOConfig(**common),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=LoraConfig(r=options.rank, lora_alpha=options.rank, target_modules="all-linear", lora_dropout=0.0),
-        callbacks=[times],
     )
+    seconds = lambda: {"reference_seconds_per_pair": trainer.reference_seconds / len(rows)}  # noqa: E731
+    trainer.add_callback(OnCommand(channel, options.warmup, seconds))
     trainer.train()
-    print(
-        json.dumps(
-            {
-                "contender": f"trl-{options.setting}",
-                "step_seconds": times.seconds[options.warmup :],
-                "reference_seconds_per_pair": trainer.reference_seconds / len(rows) if fastest else 0.0,
-                "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-                "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-            }
-        )
-    )
 
 
 if __name__ == "__main__":

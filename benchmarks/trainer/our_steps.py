@@ -1,0 +1,93 @@
+"""This trainer on the benchmark's pairs: its own phases' code, in its defaults."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.trainer import pairs
+from benchmarks.trainer.contender import Channel
+from lora_dpo_api import config_file, yaml12
+from lora_dpo_trainer import engine, identity, prepare, prepared, reference, sources
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+def main() -> None:
+    """Prepare, compute the reference, compile all shapes, then step on command."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--rank", type=int, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    options = parser.parse_args()
+    channel = Channel()
+
+    compiles = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, seconds, **_: compiles.append(seconds) if name == _COMPILED else None
+    )
+    machine = _engine(options)
+    scorer = machine.reference_scorer()
+    reference.compute(machine.pairs.train, scorer)  # compiles
+    started = time.perf_counter()
+    known = reference.compute(machine.pairs.train, scorer)
+    reference_seconds = time.perf_counter() - started
+    machine = dataclasses.replace(machine, reference_logprobs={sources.TRAIN: known})
+
+    state = machine.fresh_state()
+    losses = []
+    first_of_shape = {machine.plan.shape_of_step(number): number for number in reversed(range(machine.total_steps))}
+    for number in sorted(first_of_shape.values()):
+        state, values = machine.train(state, machine.batch(number))
+        losses.append(values["dpo_loss"])
+    warm = len(compiles)
+    steps = range(machine.total_steps)
+    real = sum(int(machine.plan.lengths.encoded[machine.plan.keys_of_step(number)].sum()) for number in steps)
+    channel.ready(
+        reference_seconds_per_pair=reference_seconds / len(known),
+        shapes=len(machine.plan.shapes),
+        real_tokens=real / sum(machine.plan.shape_of_step(number).tokens for number in steps),
+        first_loss=losses[0],
+    )
+    numbers = iter(range(10**9))
+
+    def step() -> dict[str, Any]:
+        nonlocal state
+        batch = machine.batch(next(numbers) % machine.total_steps)
+        state, values = machine.train(state, batch)
+        return {"pairs": batch.pairs, "tokens": batch.tokens, "loss": values["dpo_loss"],
+                "compiles": len(compiles) - warm}  # fmt: skip
+
+    channel.serve(step)
+
+
+def _engine(options: argparse.Namespace) -> engine.Engine:
+    component = {
+        "source": {"type": "url", "train_urls": [str(options.data)]},
+        "format": {"type": "preference_chat", "chat_template": pairs.CHAT_TEMPLATE},
+    }
+    values = {
+        "data": {"components": {"prefs": component}},
+        "initialize_from_hf": options.model,
+        "train_seq_len": pairs.MAX_PAIR,
+        "trainer": {"train_batch_size": options.batch, "num_epochs": 1, "mp": "p=f32,c=f32"},
+        "optimizer": {"learning_rate": 5e-6},
+        "lora": {"r": options.rank, "alpha": options.rank},
+        "output": {"path": str(options.work / "out")},
+    }
+    config = config_file.load(yaml12.dumps(values)).config
+    prepare.run(config)
+    owner = identity.read(config.output.path)
+    assert owner is not None
+    return engine.build(config, prepared.load(config.cache_path, owner.data), owner)
+
+
+if __name__ == "__main__":
+    main()
