@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,16 +121,20 @@ def running(cluster: Cluster, folder: Path) -> Iterator[Prometheus]:
     file, log = folder / "prometheus.yml", folder / "prometheus.log"
     prometheus.scrape(())
     file.write_text(yaml12.dumps(configuration(prometheus.targets)))
-    program: Sequence[str] = (
-        "prometheus",
-        f"--config.file={file}",
-        f"--storage.tsdb.path={folder / 'tsdb'}",
-        f"--web.listen-address={prometheus.address}",
-        "--log.level=warn",
-    )
-    with log.open("wb") as sink:
-        process = subprocess.Popen(cluster.command(program), stdout=sink, stderr=sink, stdin=subprocess.DEVNULL)
-    try:
+    with contextlib.ExitStack() as left:
+        data = left.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix="tsdb-"))
+        # It ends with this process however that ends: one left behind would go on asking and writing for ever.
+        program: Sequence[str] = (
+            *("setpriv", "--pdeathsig", "KILL", "--"),
+            "prometheus",
+            f"--config.file={file}",
+            f"--storage.tsdb.path={data}",
+            f"--web.listen-address={prometheus.address}",
+            "--log.level=warn",
+        )
+        with log.open("wb") as sink:
+            process = subprocess.Popen(cluster.command(program), stdout=sink, stderr=sink, stdin=subprocess.DEVNULL)
+        left.callback(_end, process)
         waiting.until(
             prometheus.ready,
             "Prometheus",
@@ -139,10 +144,12 @@ def running(cluster: Cluster, folder: Path) -> Iterator[Prometheus]:
             alive=lambda: process.poll() is None,
         )
         yield prometheus
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
