@@ -183,6 +183,9 @@ def main() -> None:
             sys.exit(str(error))
     REPORT.write_text(json.dumps(report, indent=2) + "\n")
     _print(report)
+    missing = [name for name in names if name not in report["contenders"]]
+    if missing:
+        sys.exit(f"not measured: {', '.join(missing)}; see above")
 
 
 def measure(setting: Setting, names: Sequence[str]) -> dict[str, Any]:
@@ -211,7 +214,12 @@ def _run(setting: Setting, names: Sequence[str], share: float) -> dict[str, Cont
     running: dict[str, Contender] = {}
     try:
         for name in names:
-            running[name] = setting.start(name, share)
+            try:
+                running[name] = setting.start(name, share)
+            except BenchError as error:  # the others are still worth measuring
+                if name == OURS:
+                    raise
+                print(error, file=sys.stderr, flush=True)
         for _ in range(setting.rounds):
             for contender in running.values():
                 contender.round()

@@ -70,6 +70,7 @@ def _config(options: argparse.Namespace) -> dict[str, Any]:
         },
         "initialize_from_hf": options.model,
         "use_hf_model_config": True,
+        "model": {"type": "llama", "reference_checkpoint": options.model, "tokenizer": options.model},
         "train_seq_len": options.length,
         "validation_split_fraction": None,
         "beta": 0.1,
