@@ -1,16 +1,65 @@
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from lora_dpo_api.config_file import TrainerConfig
-from lora_dpo_trainer import errors, health
-from lora_dpo_trainer.health import LN2, Signals
+from lora_dpo_api.config_file import LoraConfig, OptimizerConfig, TrainerConfig
+from lora_dpo_trainer import batch, errors, health, lora, model, packing, parity, step
+from lora_dpo_trainer.health import LN2, Window
+from lora_dpo_trainer.objective import Objective
+from lora_dpo_trainer.optimizer import Optimizer
+from lora_dpo_trainer.pairs import TokenizedPair
 
 type MakeConfig = Callable[..., TrainerConfig]
+
+CASE = parity.Case(Path(__file__).parents[1] / "data" / "parity" / "llama-r8")
+
+
+PAIRS = CASE.recorded_pairs()
+SHAPE = packing.BatchPlan.make(packing.PairLengths.of(PAIRS), 8, shuffle=False, max_shapes=1).shapes[-1]
+WARMUP = 1_000_000_000
+
+
+@functools.cache
+def machinery() -> tuple[step.TrainStep, step.TrainState]:
+    """The tiny model's train step, compiled once, and its first state.
+
+    In an endless warm-up the learning rate is the step's number / WARMUP, so that the state's step says it.
+    """
+    base = model.load_base(str(CASE.folder / "base"))
+    settings = LoraConfig(r=8)
+    plan = lora.resolve(base.linears, settings)
+    optimizer = Optimizer(OptimizerConfig(learning_rate=1.0, warmup=WARMUP), WARMUP)
+    state = step.init_state(lora.init(plan, settings, jax.random.key(0)), optimizer, seed=0)
+    return step.make_train_step(base, plan, Objective(), optimizer), state
+
+
+def train(
+    batches: Sequence[Sequence[TokenizedPair]], learning_rate: float, steps: int, window: Window
+) -> tuple[Window, list[str]]:
+    """A real run over batches of 8 pairs, again and again; returns the last window and all advice, in order."""
+    program, first = machinery()
+    state = jax.tree.map(lambda leaf: leaf.copy(), first)._replace(step=jnp.int32(learning_rate * WARMUP))
+    codes = dict[str, None]()
+    for number in range(steps):
+        state, metrics = program(state, batch.build(batches[number % len(batches)], SHAPE))
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        values["reward_margin"] = values["dpo_chosen_reward"] - values["dpo_rejected_reward"]
+        window = window.after(number + 1, values)
+        codes |= dict.fromkeys(advice.code for advice in health.advice(window))
+    return window, list(codes)
+
+
+def flipped(pair: TokenizedPair) -> TokenizedPair:
+    """The pair with the contrary label."""
+    return TokenizedPair(pair.key, pair.rejected_ids, pair.rejected_mask, pair.chosen_ids, pair.chosen_mask)
 
 
 @pytest.mark.parametrize("loss", [LN2, LN2 + 4e-4])
@@ -43,25 +92,69 @@ def test_what_is_not_finite_ends_the_run_with_its_step(name: str) -> None:
         health.check_finite(5, {"dpo_loss": 0.5, "grad_norm": 1.0} | {name: math.inf})
 
 
-def codes(step: int, values: dict[str, float], signals: Signals = Signals()) -> list[str]:  # noqa: B008
-    return [advice.code for advice in health.advice(step, 1000, values, signals)]
+CONTRARY = [PAIRS[:8], [flipped(pair) for pair in PAIRS[:8]]]
 
 
-def test_flat_margins_are_named_after_100_steps() -> None:
-    assert codes(99, {"reward_margin": 1e-5, "dpo_loss": 0.69}) == []
-    assert codes(100, {"reward_margin": 1e-5, "dpo_loss": 0.69}) == ["FlatMargins"]
-    assert codes(100, {"reward_margin": 0.1, "dpo_loss": 0.65}) == []
+def test_a_healthy_run_hears_nothing() -> None:
+    window, codes = train([PAIRS[:8], PAIRS[8:16]], 1e-3, 24, Window(24))
+    assert window.last("dpo_loss", 1)[0] < 0.4
+    assert codes == []
 
 
-def test_early_saturation_needs_several_steps_in_the_first_tenth() -> None:
-    signals = Signals()
-    for _ in range(5):
-        signals = signals.after({"dpo_accuracy": 1.0})
-    values = {"reward_margin": 1.0, "dpo_loss": 0.4}
-    assert codes(50, values, signals) == ["EarlySaturation"]
-    assert codes(500, values, signals) == []
-    assert codes(50, values, signals.after({"dpo_accuracy": 0.9})) == []
+def test_contrary_labels_keep_a_run_in_the_bad_basin() -> None:
+    _, codes = train(CONTRARY, 5e-4, 11, Window(1000))
+    assert codes == ["BadBasin"]
 
 
-def test_a_low_loss_is_advice_and_not_an_end() -> None:
-    assert codes(200, {"reward_margin": 3.0, "dpo_loss": 0.1}) == ["LowLoss"]
+def test_a_warm_up_is_no_basin() -> None:
+    _, codes = train(CONTRARY, 1e-6, 11, Window(1000))
+    assert codes == []
+
+
+def test_a_learning_rate_of_nothing_leaves_margins_flat() -> None:
+    assert train([PAIRS[:8], PAIRS[8:16]], 1e-9, 100, Window(1000))[1] == ["FlatMargins"]
+
+
+def test_a_few_pairs_saturate_early_and_are_learned_by_heart() -> None:
+    _, codes = train([PAIRS[:8]], 2e-3, 40, Window(1000))
+    assert codes == ["EarlySaturation", "LowLoss"]
+
+
+def test_late_saturation_is_learning() -> None:
+    _, codes = train([PAIRS[:8]], 2e-3, 12, Window(12))
+    assert codes == []
+
+
+@pytest.mark.parametrize(("evaluations", "warned"), [((), False), ((0.5, 0.4), False), ((0.4, 0.6), True)])
+def test_a_held_out_loss_judges_a_low_training_loss(evaluations: tuple[float, ...], warned: bool) -> None:
+    window, _ = train([PAIRS[:8]], 2e-3, 40, Window(40, held_out=True))
+    for loss in evaluations:
+        window = window.evaluated(loss)
+    assert ("LowLoss" in [advice.code for advice in health.advice(window)]) is warned
+
+
+def test_margins_that_jump_back_with_a_loss_that_spikes_diverge() -> None:
+    learned, turned = CONTRARY
+    _, codes = train([learned] * 20 + [turned], 5e-3, 21, Window(21))
+    assert "MarginDivergence" in codes
+
+
+def test_both_log_probabilities_falling_is_a_collapse() -> None:
+    # Given values: the tiny model does not collapse within seconds.
+    def falling(chosen: float, rejected: float) -> list[str]:
+        window = Window(1000)
+        for number in range(200, 220):
+            values = {"dpo_chosen_reward": chosen * number / 100, "dpo_rejected_reward": rejected * number / 100}
+            window = window.after(number, values | {"dpo_loss": 0.5, "reward_margin": chosen - rejected})
+        return [advice.code for advice in health.advice(window)]
+
+    assert falling(-1.0, -2.0) == ["LogProbCollapse"]
+    assert falling(0.5, -2.0) == []
+    assert falling(-0.1, -2.0) == []
+
+
+def test_other_losses_are_not_measured_against_ln_2(make_config: MakeConfig) -> None:
+    window = Window.of(make_config(loss={"type": "ipo"}), 1000, held_out=False)
+    for number in range(1, 30):
+        window = window.after(number, {"dpo_loss": 25.0 if number < 29 else 90.0, "reward_margin": float(number)})
+    assert health.advice(window) == ()

@@ -1,10 +1,15 @@
-"""Guards and advice: what training must never go on with, and what its user may want to change."""
+"""Guards and advice: what training must never go on with, and what its user may want to change.
+
+The guards end a run. A detector only advises: it is a pure function of a `Window` of the last steps, and its remedies
+are those of the LoRA-DPO guide.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Callable, Mapping
 
 from lora_dpo_api.config_file import LossType, TrainerConfig
 from lora_dpo_api.protocol import Advice
@@ -14,10 +19,25 @@ LN2 = math.log(2.0)
 IDENTITY_TOLERANCE = {"float32": 5e-4, "bfloat16": 2e-2}
 """How far the first loss may be from ln 2, by compute type, for the two passes round differently."""
 
+WINDOW_STEPS = 20
 FLAT_AFTER_STEPS = 100
 FLAT_MARGIN = 1e-3
 SATURATION_SHARE = 0.1
+SATURATED_STEPS = 5
 LOW_LOSS = 0.2
+RISEN = 1.05
+"""A held-out loss that is so many times its best has risen."""
+DIVERGED = 2.0
+"""So many times the loss of a policy that knows nothing is worse than any noise of a batch."""
+JUMPED_MARGIN = 1.0
+COLLAPSED_REWARD = -1.0
+"""With beta 0.1, answers that are e¹⁰ times less likely than under the reference."""
+BASIN_STEPS = range(2, 11)
+BASIN_WIDTH = 0.05
+"""Runs in the bad basin had 0.686 at step 2 and 0.661 at step 9; the same ones outside of it 0.335 and 0.27."""
+BASIN_GRADIENT = (1e-2, 1e3)
+BASIN_LEARNING = 2e-5
+"""Learning rates of those steps, summed: below it (in a long warm-up) no run leaves ln 2 so soon."""
 
 
 def check_first_loss(config: TrainerConfig, loss: float, compute_dtype: str) -> None:
@@ -44,41 +64,150 @@ def check_finite(step: int, values: Mapping[str, float]) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Signals:
-    """What the detectors remember from step to step."""
+class Window:
+    """What the detectors look at.
 
-    saturated_steps: int = 0
+    Attributes:
+        total_steps: Steps of the whole run.
+        held_out: Whether there are validation pairs.
+        chance: Loss of a policy that equals its reference; None where the thresholds, which are the sigmoid loss's,
+            do not apply.
+        steps: The last `WINDOW_STEPS` completed steps and their values under the guide's names.
+        evaluations: Losses of the validation pairs so far.
+    """
 
-    def after(self, values: Mapping[str, float]) -> Signals:
-        """The signals with one more step."""
-        saturated = values.get("dpo_accuracy", 0.0) >= 1.0
-        return Signals(saturated_steps=self.saturated_steps + 1 if saturated else 0)
+    total_steps: int
+    held_out: bool = False
+    chance: float | None = LN2
+    steps: tuple[tuple[int, Mapping[str, float]], ...] = ()
+    evaluations: tuple[float, ...] = ()
+
+    @staticmethod
+    def of(config: TrainerConfig, total_steps: int, *, held_out: bool) -> Window:
+        """The window of a run before its first step."""
+        sigmoid = config.loss.type in (LossType.SIGMOID, LossType.SIGMOID_NORM, LossType.ROBUST)
+        return Window(total_steps, held_out, LN2 if sigmoid else None)
+
+    def after(self, step: int, values: Mapping[str, float]) -> Window:
+        """The window with one more step."""
+        return dataclasses.replace(self, steps=(*self.steps[1 - WINDOW_STEPS :], (step, values)))
+
+    def evaluated(self, loss: float) -> Window:
+        """The window with one more evaluation."""
+        return dataclasses.replace(self, evaluations=(*self.evaluations, loss))
+
+    @property
+    def step(self) -> int:
+        """The last completed step; 0 before the first."""
+        return self.steps[-1][0] if self.steps else 0
+
+    def last(self, name: str, count: int = WINDOW_STEPS) -> tuple[float, ...]:
+        """A metric in the last steps, oldest first."""
+        return tuple(values.get(name, math.nan) for _, values in self.steps[-count:])
 
 
-def advice(step: int, total_steps: int, values: Mapping[str, float], signals: Signals) -> tuple[Advice, ...]:
-    """What the guide would say at this step; thresholds are the guide's."""
-    found = []
-    margin, loss = values.get("reward_margin", math.nan), values.get("dpo_loss", math.nan)
-    if step >= FLAT_AFTER_STEPS and abs(margin) < FLAT_MARGIN:
-        found.append(
-            Advice(
-                code="FlatMargins",
-                message=f"The reward margin is still {margin:.1e} after {step} steps: raise learning_rate to 1e-5.",
-            )
+def advice(window: Window) -> tuple[Advice, ...]:
+    """What the guide would say after the window's last step or evaluation."""
+    found = {code: remedy(window) for code, remedy in DETECTORS.items()} if window.steps else {}
+    return tuple(Advice(code=code, message=message) for code, message in found.items() if message)
+
+
+def bad_basin(window: Window) -> str | None:
+    """The loss stays near ln 2 over steps 2 to 10, though the gradient and the learning rate could move it."""
+    if window.chance is None or window.step != BASIN_STEPS[-1] or window.steps[0][0] > BASIN_STEPS[0]:
+        return None
+    count = len(BASIN_STEPS)
+    losses, norms = window.last("dpo_loss", count), window.last("grad_norm", count)
+    stuck = all(abs(loss - window.chance) < BASIN_WIDTH for loss in losses)
+    normal = all(BASIN_GRADIENT[0] <= norm <= BASIN_GRADIENT[1] for norm in norms)
+    if not stuck or not normal or sum(window.last("learning_rate", count)) < BASIN_LEARNING:
+        return None
+    return (
+        f"The loss is still {losses[-1]:.3f}, near ln 2, after {window.step} steps with a gradient norm of "
+        f"{norms[-1]:.2g}: set lora.a_init_mode to zero (A = 0, B random), and check that labels do not contradict "
+        "one another."
+    )
+
+
+def flat_margins(window: Window) -> str | None:
+    """The reward margin is about 0 after 100 steps."""
+    margin = statistics.fmean(window.last("reward_margin"))
+    if window.step < FLAT_AFTER_STEPS or not abs(margin) < FLAT_MARGIN:
+        return None
+    return (
+        f"The reward margin is still {margin:.1e} after {window.step} steps: raise learning_rate to 1e-5 (never above "
+        "5e-5); if that does not help, lower beta or raise lora.r."
+    )
+
+
+def margin_divergence(window: Window) -> str | None:
+    """Margins jumped, and the loss rose far above that of a policy that knows nothing."""
+    if window.chance is None:
+        return None
+    margins, loss = window.last("reward_margin"), window.last("dpo_loss", 1)[0]
+    if not loss > DIVERGED * window.chance or not max(margins) - min(margins) > JUMPED_MARGIN:
+        return None
+    return (
+        f"The loss is {loss:.2f} at step {window.step}, after reward margins between {min(margins):.2f} and "
+        f"{max(margins):.2f}: lower learning_rate to a fifth, set warmup to 0.1, or raise beta."
+    )
+
+
+def early_saturation(window: Window) -> str | None:
+    """Every pair is ranked right within the first tenth of the run, and stays so for some steps."""
+    accuracies = window.last("dpo_accuracy", SATURATED_STEPS)
+    early = window.step <= SATURATION_SHARE * window.total_steps
+    if not early or len(accuracies) < SATURATED_STEPS or not min(accuracies) >= 1.0:
+        return None
+    return (
+        "Accuracy is 1.0 within the first tenth of the run: lower lora.r, set loss.label_smoothing or loss.type to "
+        "ipo, or check that chosen and rejected do not differ in something trivial."
+    )
+
+
+def low_loss(window: Window) -> str | None:
+    """The training loss is below 0.2, and no held-out loss says that this is well."""
+    if window.chance is None or len(window.steps) < WINDOW_STEPS:
+        return None
+    loss = statistics.fmean(window.last("dpo_loss"))
+    if not loss < LOW_LOSS:
+        return None
+    if not window.held_out:
+        return (
+            f"The training loss is {loss:.2f} and no pairs are held out to tell learning from memorising: set "
+            "validation_split_fraction; if the held-out loss rises, halve lora.alpha or stop earlier."
         )
-    if step <= SATURATION_SHARE * total_steps and signals.saturated_steps >= 5:
-        found.append(
-            Advice(
-                code="EarlySaturation",
-                message="Accuracy is 1.0 within the first tenth of the run: lower lora.r, or check that chosen and "
-                "rejected do not differ in something trivial.",
-            )
-        )
-    if loss < LOW_LOSS and step <= total_steps // 2:
-        found.append(
-            Advice(
-                code="LowLoss",
-                message=f"The training loss is {loss:.2f}: compare eval_dpo_loss, and halve lora.alpha if it rises.",
-            )
-        )
-    return tuple(found)
+    if not window.evaluations or window.evaluations[-1] <= max(RISEN * min(window.evaluations), LOW_LOSS):
+        return None
+    return (
+        f"The training loss is {loss:.2f} while the held-out loss rose from {min(window.evaluations):.2f} to "
+        f"{window.evaluations[-1]:.2f}: halve lora.alpha, or stop earlier."
+    )
+
+
+def logprob_collapse(window: Window) -> str | None:
+    """Chosen and rejected answers are both far less likely than under the reference, and ever less so."""
+    if len(window.steps) < WINDOW_STEPS:
+        return None
+    half = WINDOW_STEPS // 2
+    for name in ("dpo_chosen_reward", "dpo_rejected_reward"):
+        values = window.last(name)
+        before, now = statistics.fmean(values[:half]), statistics.fmean(values[half:])
+        if not (now < before and now < COLLAPSED_REWARD):
+            return None
+    return (
+        f"Chosen and rejected answers both become less likely (rewards "
+        f"{window.last('dpo_chosen_reward', 1)[0]:.2f} and {window.last('dpo_rejected_reward', 1)[0]:.2f}): set "
+        "loss.sft_weight to 0.5 or 1."
+    )
+
+
+DETECTORS: Mapping[str, Callable[[Window], str | None]] = {
+    "BadBasin": bad_basin,
+    "MarginDivergence": margin_divergence,
+    "FlatMargins": flat_margins,
+    "EarlySaturation": early_saturation,
+    "LowLoss": low_loss,
+    "LogProbCollapse": logprob_collapse,
+}
+"""Code of an advice → its detector: what to say about a window with at least one step, or None."""

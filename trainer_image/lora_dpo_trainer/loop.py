@@ -94,7 +94,7 @@ class _Loop:
         self._writer = writer
         self._record = record
         self._rate = progress.RateMeter()
-        self._signals = health.Signals()
+        self._window = health.Window.of(config, machine.total_steps, held_out=machine.validation_pairs > 0)
         self._saved_step = start.step
         self._saved_at = time.monotonic()
         self._logged_at = 0.0
@@ -137,14 +137,17 @@ class _Loop:
         seconds = self._rate.seconds_per_step
         eta = (total - step) * seconds if seconds else None
         self._shown.record(step, values, epoch=self._machine.epoch(step), eta_seconds=eta)
-        self._signals = self._signals.after(values)
-        for advice in health.advice(step, total, values, self._signals):
-            self._shown.advise(advice)
+        self._watch_health(self._window.after(step, values))
         if self._record is not None:
             self._record.add(step, values)
             if step in (self._start + 1, total) or time.monotonic() - self._logged_at > LOG_SECONDS:
                 self._logged_at = time.monotonic()
                 _log.info("%s", line(step, total, values, eta))
+
+    def _watch_health(self, window: health.Window) -> None:
+        self._window = window
+        for advice in health.advice(window):
+            self._shown.advise(advice)
 
     def _between_steps(self, state: TrainState, step: int) -> None:
         if self._watch.reached():
@@ -173,6 +176,7 @@ class _Loop:
             self._leave(state, step)
         else:
             self._shown.note(values)
+            self._watch_health(self._window.evaluated(values["eval_dpo_loss"]))
             best = self._notes.get("best_eval_loss")
             if best is None or values["eval_dpo_loss"] < best:
                 self._notes |= {"best_eval_loss": values["eval_dpo_loss"], "best_step": step}
