@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from lora_dpo_api.protocol import ExitCode, Phase, TerminationReport
-from lora_dpo_trainer import errors, exits, settings
+from lora_dpo_trainer import attempt_log, errors, exits, settings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,15 +35,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     # Until a phase has a better answer; the train phase saves its state.
     signal.signal(signal.SIGTERM, _interrupt)
+    log = attempt_log.AttemptLog()
+    logging.getLogger().addHandler(log)
 
     def body() -> TerminationReport:
         config = settings.load(options.config_path, overrides, say_notices=phase is Phase.PREPARE)
+        if phase is Phase.TRAIN:
+            log.output_path = config.output.path
         # The phases import jax and Levanter, which takes seconds: only now, with a configuration that is right.
         module = importlib.import_module(f"lora_dpo_trainer.{phase.value}")
         report: TerminationReport = module.run(config)
         return report
 
-    exits.run_phase(phase, body)
+    exits.run_phase(phase, body, last=log.write)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

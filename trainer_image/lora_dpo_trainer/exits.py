@@ -23,31 +23,38 @@ TERMINATION_LOG_VARIABLE = "LORADPO_TERMINATION_LOG"
 _log = logging.getLogger(__name__)
 
 
-def run_phase(phase: Phase, body: Callable[[], TerminationReport]) -> NoReturn:
+def run_phase(
+    phase: Phase, body: Callable[[], TerminationReport], *, last: Callable[[int], None] | None = None
+) -> NoReturn:
     """Run one phase to its end and leave the process with its exit code.
 
     Args:
         phase: Which phase `body` is; goes into the report of a failure.
         body: Does the work; returns the report of a success, raises a `TrainerError` for an expected end.
+        last: Called with the exit code when all is decided and written; must not raise.
     """
     try:
         report = body()
     except errors.TrainerError as error:
-        fail(error, phase)
+        fail(error, phase, last=last)
     except KeyboardInterrupt:
-        fail(errors.Preempted("Interrupted from the keyboard."), phase)
+        fail(errors.Preempted("Interrupted from the keyboard."), phase, last=last)
     except Exception as error:  # the process boundary: whatever is left is our bug, and the code must say so
-        traceback.print_exc()
-        fail(errors.InternalError(f"{type(error).__name__}: {str(error)[:600] or 'no message'}"), phase)
+        _log.error("%s", traceback.format_exc().rstrip())
+        fail(errors.InternalError(f"{type(error).__name__}: {str(error)[:600] or 'no message'}"), phase, last=last)
     write_report(report)
+    if last is not None:
+        last(report.exit_code)
     leave(report.exit_code)
 
 
-def fail(error: errors.TrainerError, phase: Phase) -> NoReturn:
+def fail(error: errors.TrainerError, phase: Phase, *, last: Callable[[int], None] | None = None) -> NoReturn:
     """Say in one sentence why a phase ends, and leave the process with the error's exit code."""
     report = report_of(error, phase)
     _log.log(logging.INFO if report.exit_code == ExitCode.PREEMPTED else logging.ERROR, "%s", _sentence(report))
     write_report(report)
+    if last is not None:
+        last(report.exit_code)
     leave(report.exit_code)
 
 
