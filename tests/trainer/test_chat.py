@@ -87,9 +87,18 @@ def test_no_tokenizer_and_no_template_are_configuration_errors(files: dict[str, 
     assert "chat_template" in caught.value.hint
 
 
-def test_a_template_that_fails_is_a_configuration_error(files: dict[str, bytes]) -> None:
-    tokenizer = chat.load(files, where="here", template="{{ raise_exception('no system role') }}")
-    with pytest.raises(errors.ConfigError, match="no system role"):
+@pytest.mark.parametrize(
+    ("template", "fault"),
+    [
+        ("{{ raise_exception('no system role') }}", "no system role"),
+        ("{% for call in messages[0]['content']|length %}{% endfor %}", "'int' object is not iterable"),
+        ("{{ messages[0].tools.name }}", "has no attribute 'tools'"),
+        ("{{ 1 // 0 }}", "zero"),
+    ],
+)
+def test_a_template_that_fails_is_a_configuration_error(files: dict[str, bytes], template: str, fault: str) -> None:
+    tokenizer = chat.load(files, where="here", template=template)
+    with pytest.raises(errors.ConfigError, match=rf"^The chat template fails at rows\.jsonl:1: .*{fault}"):
         tokenizer.encode([pair(("user", "a"))])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from lora_dpo_api.config_file import UrlSource
 from lora_dpo_trainer import errors, sources, storage
@@ -41,6 +42,15 @@ def test_gzipped_rows_are_read_from_an_object_store(memory: str) -> None:
     url = storage.join(memory, "rows.jsonl.gz")
     storage.write_bytes(url, gzip.compress(b'{"a": 1}\n'))
     assert [row.value for row in read_all(url)] == [{"a": 1}]
+
+
+def test_rows_compressed_with_zstd_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.zst"
+    path.write_bytes(zstandard.compress(b'{"a": 1}\n{"a": 2}\n'))
+    assert [(row.where, row.value) for row in read_all(str(path))] == [
+        ("rows.jsonl.zst:1", {"a": 1}),
+        ("rows.jsonl.zst:2", {"a": 2}),
+    ]
 
 
 def test_a_cut_gzip_file_is_a_data_error(tmp_path: Path) -> None:

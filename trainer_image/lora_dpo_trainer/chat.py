@@ -86,25 +86,24 @@ class ChatTokenizer:
 
     def _render_side(self, pair: ChatPair, answer: Sequence[ChatMessage]) -> tuple[str, tuple[Span, ...]]:
         messages = (*pair.prompt, *answer)
-        kwargs = pair.template_kwargs
         if not self.mask_user_turns:
-            text, _ = self._render(messages, kwargs)
+            text, _ = self._render(pair, messages)
             return text, ((self._prefix_length(messages, len(pair.prompt), text, pair), len(text)),)
         if _MARK.search(self.template):
             return self._marked(pair, messages)
-        text, _ = self._render(messages, kwargs)
+        text, _ = self._render(pair, messages)
         spans = []
         for index in range(len(pair.prompt), len(messages)):
             if messages[index]["role"] == "assistant":
                 start = self._prefix_length(messages, index, text, pair)
-                upto, _ = self._render(messages[: index + 1], kwargs)
+                upto, _ = self._render(pair, messages[: index + 1])
                 if not text.startswith(upto):
                     raise _not_prefix_preserving(pair)
                 spans.append((start, len(upto)))
         return text, tuple(spans)
 
     def _marked(self, pair: ChatPair, messages: Sequence[ChatMessage]) -> tuple[str, tuple[Span, ...]]:
-        text, spans = self._render(messages, pair.template_kwargs)
+        text, spans = self._render(pair, messages)
         answers = sum(message["role"] == "assistant" for message in messages)
         if len(spans) != answers:
             raise errors.ConfigError(
@@ -117,13 +116,13 @@ class ChatTokenizer:
 
     def _prefix_length(self, messages: Sequence[ChatMessage], count: int, text: str, pair: ChatPair) -> int:
         """Length of the text before turn `count`, with what the template puts before an answer."""
-        prefix, _ = self._render(messages[:count], pair.template_kwargs, add_generation_prompt=True)
+        prefix, _ = self._render(pair, messages[:count], add_generation_prompt=True)
         if not text.startswith(prefix):
             raise _not_prefix_preserving(pair)
         return len(prefix)
 
     def _render(
-        self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any], *, add_generation_prompt: bool = False
+        self, pair: ChatPair, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = False
     ) -> tuple[str, tuple[Span, ...]]:
         import jinja2
         from transformers.utils import chat_template_utils
@@ -134,11 +133,12 @@ class ChatTokenizer:
                 chat_template=self.template,
                 return_assistant_tokens_mask=bool(_MARK.search(self.template)),
                 add_generation_prompt=add_generation_prompt,
-                **{**self.variables, **kwargs},
+                **{**self.variables, **pair.template_kwargs},
             )
-        except jinja2.TemplateError as error:
+        # A template is code that works on a row: what it stumbles over there is no bug of ours.
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
             raise errors.ConfigError(
-                f"The chat template fails: {error}.",
+                f"The chat template fails at {pair.where}: {' '.join(str(error).split())}.",
                 hint="Check data.components.<name>.format.chat_template, or the roles of the messages.",
             ) from error
         return texts[0], tuple((int(start), int(end)) for start, end in (spans[0] if spans else ()))

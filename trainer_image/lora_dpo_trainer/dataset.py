@@ -117,14 +117,18 @@ class _Builder:
         self._tally = rows.Tally()
         self._counts = _Counts()
         self._trained_prompts: set[int] = set()
+        self._empty: list[str] = []
         self._may_leak = any(file.split == sources.VALIDATION for part in plan.parts for file in part.files)
 
     def read(self, part: Part, file: sources.DataFile) -> None:
         _log.info("Reading %s", file.url)
+        before = self._tally.rows
         pairs = self._pairs(part, file)
         while chunk := list(itertools.islice(pairs, _CHUNK)):
             for pair, (chosen, rejected) in zip(chunk, part.tokenizer.encode(chunk), strict=True):
                 self._add(part, file, pair, chosen, rejected)
+        if self._tally.rows == before:
+            self._empty.append(file.url)
 
     def finish(self) -> prepared.Manifest:
         tally = self._tally
@@ -182,6 +186,9 @@ class _Builder:
         return sources.TRAIN
 
     def _notes(self) -> Iterator[str]:
+        if self._empty:
+            first = ", ".join(self._empty[: rows.EXAMPLES])
+            yield f"{len(self._empty)} files hold no row ({first})"
         if self._counts.too_long:
             yield f"{self._counts.too_long} pairs dropped: longer than train_seq_len {self._plan.sequence_length}"
         if self._counts.leaked:

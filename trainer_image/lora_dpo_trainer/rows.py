@@ -21,6 +21,17 @@ type ChatMessage = Mapping[str, Any]
 """One turn: `role` and `content`, and whatever else the chat template reads."""
 
 EXAMPLES = 3
+_RESERVED = frozenset(
+    {
+        "messages",
+        "conversations",
+        "chat_template",
+        "add_generation_prompt",
+        "continue_final_message",
+        "return_assistant_tokens_mask",
+    }
+)
+"""What a row must not set for its chat template, since the trainer does."""
 
 
 class Problem(enum.StrEnum):
@@ -34,6 +45,7 @@ class Problem(enum.StrEnum):
     EMPTY_ANSWER = "an empty answer"
     SAME_ANSWER = "chosen and rejected are the same"
     TOO_LONG = "longer than train_seq_len"
+    RESERVED_VARIABLE = "a variable for the chat template that it has already"
     CUT_AWAY = "no answer left after slicing to train_seq_len"
 
     @property
@@ -100,7 +112,7 @@ def parse(row: RawRow, layout: PreferenceChatFormat, *, keep_equal: bool = False
 def _parse(row: RawRow, layout: PreferenceChatFormat, *, keep_equal: bool) -> ChatPair:
     value = row.value
     if value is None:
-        raise _RowError(Problem.NOT_JSON)
+        raise _RowError(Problem.NOT_JSON, row.detail)
     lead = _system(value, layout)
     explicit = value.get(layout.prompt_field)
     chosen = _side(value, layout.chosen_field)
@@ -134,7 +146,11 @@ def _system(value: Mapping[str, Any], layout: PreferenceChatFormat) -> tuple[Cha
 
 def _template_kwargs(value: Mapping[str, Any], layout: PreferenceChatFormat) -> Mapping[str, Any]:
     found = value.get(layout.chat_template_kwargs)
-    return found if isinstance(found, Mapping) else {}
+    if not isinstance(found, Mapping):
+        return {}
+    if taken := sorted(_RESERVED & found.keys()):
+        raise _RowError(Problem.RESERVED_VARIABLE, f"field {layout.chat_template_kwargs!r}: {', '.join(taken)}")
+    return found
 
 
 def _side(value: Mapping[str, Any], field: str) -> tuple[ChatMessage, ...]:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import io
 import json
+import re
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, cast
+
+import zstandard
 
 from lora_dpo_api.config_file import HubSource, UrlSource
 from lora_dpo_trainer import errors, storage
@@ -14,6 +19,7 @@ from lora_dpo_trainer import errors, storage
 TRAIN = "train"
 VALIDATION = "validation"
 _PARQUET_BATCH = 1024
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +29,12 @@ class RawRow:
     Attributes:
         where: `file:line`, or `dataset[index]`; for people to find it.
         value: The parsed row; `None` when the line is not a JSON object.
+        detail: What keeps it from being one, where that is not plain to see.
     """
 
     where: str
     value: Mapping[str, Any] | None
+    detail: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +91,8 @@ def _decompress(url: str, stream: BinaryIO) -> BinaryIO:
     if url.endswith(".gz"):
         return cast(BinaryIO, gzip.GzipFile(fileobj=stream))
     if url.endswith((".zst", ".zstd")):
-        import zstandard
-
-        return cast(BinaryIO, zstandard.ZstdDecompressor().stream_reader(stream))
+        # The reader itself has no lines.
+        return cast(BinaryIO, io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(stream)))
     return stream
 
 
@@ -94,33 +101,45 @@ def _read_lines(url: str, stream: BinaryIO) -> Iterator[RawRow]:
     try:
         for number, line in enumerate(stream, start=1):
             if line.strip():
-                yield RawRow(f"{name}:{number}", _parse(line))
-    except (gzip.BadGzipFile, EOFError) as error:
+                yield _parse(f"{name}:{number}", line)
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise errors.DataError(f"{url} is not a complete gzip file: {error}.") from error
+    except zstandard.ZstdError as error:
+        raise errors.DataError(f"{url} is not a complete zstd file: {error}.") from error
 
 
-def _parse(line: bytes) -> Mapping[str, Any] | None:
+def _parse(where: str, line: bytes) -> RawRow:
     try:
         value = json.loads(line)
+        if _SURROGATE.search(line):
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        return RawRow(where, None, "nested too deeply")
+    except UnicodeEncodeError:
+        return RawRow(where, None, "half of a surrogate pair")
     except ValueError:  # also what is not UTF-8
-        return None
-    return value if isinstance(value, dict) else None
+        return RawRow(where, None)
+    return RawRow(where, value if isinstance(value, dict) else None)
 
 
 def _read_parquet(url: str, stream: BinaryIO) -> Iterator[RawRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    name = _short(url)
+    name, number = _short(url), 0
     try:
-        table = pq.ParquetFile(stream)
-    except pa.ArrowInvalid as error:
-        raise errors.DataError(f"{url} is not a parquet file: {error}.") from error
-    number = 0
-    for batch in table.iter_batches(batch_size=_PARQUET_BATCH):
-        for value in batch.to_pylist():
-            number += 1
-            yield RawRow(f"{name}:{number}", value)
+        for batch in pq.ParquetFile(stream).iter_batches(batch_size=_PARQUET_BATCH):
+            for value in batch.to_pylist():
+                number += 1
+                yield RawRow(f"{name}:{number}", value)
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        # Arrow reports damage as an OSError too, but without the number that a real one has.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        fault = " ".join(str(error).split())[:300]
+        raise errors.DataError(
+            f"{url} is not a parquet file, or not a whole one (behind row {number}): {fault}."
+        ) from error
 
 
 def _hub_file(component: str, source: HubSource) -> DataFile:
