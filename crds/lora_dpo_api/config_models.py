@@ -81,7 +81,7 @@ class DataConfig(Section):
     """Default: the model's."""
     shuffle: bool = True
     components: dict[str, Component] = Field(min_length=1, max_length=32)
-    train_weights: dict[str, float] | None = None
+    train_weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
 
 
 class RunConfig(Section):
@@ -134,8 +134,8 @@ class LoraConfig(Section):
     """Module names, or a regular expression over them; null means all linear layers."""
     exclude_modules: list[str] = ["lm_head"]
     rslora: bool = False
-    rank_pattern: dict[str, int] = {}
-    alpha_pattern: dict[str, float] = {}
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = {}
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = {}
 
     @property
     def resolved_alpha(self) -> float:

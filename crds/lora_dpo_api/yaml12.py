@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -17,22 +18,56 @@ from ruamel.yaml.representer import SafeRepresenter
 __all__ = ["YAMLError", "dumps", "loads", "loads_all"]
 
 
+MOST_VALUES = 100_000
+DEEPEST = 64
+"""What a file of ours can need is far below: aliases make a short text large, and nesting exhausts the stack."""
+
+
 def loads(text: str) -> Any:
     """Parse one YAML document.
 
     Raises:
-        YAMLError: the text is not YAML; the message has line and column.
+        YAMLError: the text is not YAML, or larger than any use of it; the message has line and column where it can.
     """
-    return YAML(typ="safe", pure=True).load(text)
+    return _bounded(lambda: YAML(typ="safe", pure=True).load(text))
 
 
 def loads_all(text: str) -> tuple[Any, ...]:
     """Parse documents separated by `---`.
 
     Raises:
-        YAMLError: the text is not YAML; the message has line and column.
+        YAMLError: see `loads`.
     """
-    return tuple(YAML(typ="safe", pure=True).load_all(text))
+    return tuple(_bounded(lambda: list(YAML(typ="safe", pure=True).load_all(text))))
+
+
+def _bounded(read: Callable[[], Any]) -> Any:
+    try:
+        document = read()
+    except RecursionError as error:
+        raise YAMLError("it is nested too deeply") from error
+    except YAMLError:
+        raise
+    except ValueError as error:  # a number that Python refuses to read
+        raise YAMLError(str(error)) from error
+    left = MOST_VALUES
+    level = [document]
+    for _ in range(DEEPEST):
+        level = [child for value in level for child in _children(value)]
+        left -= len(level)
+        if left < 0:
+            raise YAMLError(f"it holds more than {MOST_VALUES} values")
+        if not level:
+            return document
+    raise YAMLError("it is nested too deeply, or holds itself")
+
+
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        if any(isinstance(key, tuple | frozenset) for key in value):
+            raise YAMLError("a key is not one word")
+        return value.values()
+    return value if isinstance(value, list | tuple | set) else ()
 
 
 _BREAKS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
