@@ -37,7 +37,7 @@ async def run(chosen: Settings) -> None:
     instruments = Instruments()
     door = await gateway.connect(observer=instruments.observe_call)
     service = Service(door, chosen, instruments, clock=now)
-    instruments.watch(service.snapshot)
+    instruments.watch(service.snapshot, now)
     session = progress.client()
     loop = Resync(service, session, now)
     health = server.Health(alive=loop.alive, ready=loop.ready)

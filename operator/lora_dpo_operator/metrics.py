@@ -1,24 +1,29 @@
 """The operator's own metrics, and a few of each job.
 
 Those of the jobs are rendered from the live list at every scrape, so that a deleted job's series vanish with it.
-Labels are bounded: namespace and name, never a pod or a step.
+Labels are bounded: namespace and name, never a pod, a step or a text. `docs/metrics.md` lists them all.
 """
 
 from __future__ import annotations
 
 import collections
+import datetime
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
+from lora_dpo_operator import accounting
+from lora_dpo_operator.accounting import Account
+from lora_dpo_operator.reasons import FailureClass
 
 Key = tuple[str, str]
 """Namespace and name."""
 
 Snapshot = Callable[[], Mapping[Key, LoraDpoJobStatus]]
+Clock = Callable[[], datetime.datetime]
 
 PREFIX = "loradpo_operator"
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -28,6 +33,32 @@ _FROM_STATUS: tuple[tuple[str, str, Callable[[LoraDpoJobStatus], float | None]],
     ("total_steps", "Steps in all.", lambda status: status.total_steps),
     ("restarts", "Restarts after crashes.", lambda status: status.restarts),
     ("preemptions", "Restarts after preemptions and maintenance.", lambda status: status.preemptions),
+    ("steps_lost", "Steps computed again because no checkpoint held them.", lambda status: status.steps_lost),
+    ("chips", "TPU chips of the slice.", lambda status: status.slice.chips if status.slice else None),
+    (
+        "last_checkpoint_timestamp_seconds",
+        "When the newest checkpoint was complete.",
+        lambda status: status.last_checkpoint.time.timestamp() if status.last_checkpoint else None,
+    ),
+)
+_FROM_ACCOUNT: tuple[tuple[str, str, Callable[[Account], float | None]], ...] = (
+    ("queued_seconds", "Seconds spent in the phase Queued.", lambda account: account.queued),
+    (
+        "first_step_seconds",
+        "Seconds from the creation of the job to its first step.",
+        lambda account: account.to_first_step,
+    ),
+    (
+        "slice_held_seconds",
+        "Seconds in the phases Initializing, Running and Restarting, in which the slice is held.",
+        lambda account: account.held,
+    ),
+    (
+        "useful_seconds",
+        "Seconds in the phase Running, less the share of steps that were computed again. Goodput is this divided by "
+        "slice_held_seconds.",
+        lambda account: account.useful,
+    ),
 )
 _FROM_METRICS = {
     "loss": "DPO loss.",
@@ -39,7 +70,10 @@ _FROM_METRICS = {
     "rejected_reward": "Implicit reward of rejected answers.",
     "eval_loss": "DPO loss on the held-out pairs.",
     "eval_accuracy": "Accuracy on the held-out pairs.",
+}
+_SPEEDS = {
     "learning_rate": "Learning rate.",
+    "grad_norm": "Global norm of the adapter's gradient before clipping.",
     "tokens_per_second": "Real tokens trained on a second.",
     "mfu": "Model FLOPs utilisation, 0 to 1.",
 }
@@ -48,23 +82,42 @@ _FROM_METRICS = {
 class JobCollector(Collector):
     """Gauges of every job, from the live list."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, clock: Clock) -> None:
         self._snapshot = snapshot
+        self._clock = clock
 
     def collect(self) -> Iterator[Metric]:
         """Render the gauges."""
         jobs = self._snapshot()
+        now = self._clock()
+        accounts = {key: accounting.of(status, now) for key, status in jobs.items()}
         yield _counts(jobs.values())
-        phases = GaugeMetricFamily(
-            f"{PREFIX}_job_phase", "1 for the phase that a job is in.", labels=("namespace", "name", "phase")
+        yield _labelled(
+            "phase", "1 for the phase that a job is in.", "phase", {key: (_phase(job), 1) for key, job in jobs.items()}
         )
-        for (namespace, name), status in jobs.items():
-            phases.add_metric((namespace, name, (status.phase or JobPhase.PENDING).value), 1)
-        yield phases
+        yield _labelled(
+            "failure",
+            "1 for the class of a failed job's failure.",
+            "class",
+            {key: (_failure_class(job), 1) for key, job in jobs.items() if job.phase is JobPhase.FAILED},
+        )
+        yield _labelled(
+            "chip_seconds",
+            "TPU chips times the seconds that the slice was held, by how the job ended.",
+            "outcome",
+            {key: (account.outcome.value, account.chip) for key, account in accounts.items()},
+        )
         for field, help_text, read in _FROM_STATUS:
             yield _family(field, help_text, {key: read(status) for key, status in jobs.items()})
+        for field, help_text, take in _FROM_ACCOUNT:
+            yield _family(field, help_text, {key: take(account) for key, account in accounts.items()})
         for field, help_text in _FROM_METRICS.items():
             values = {key: getattr(status.metrics, field, None) for key, status in jobs.items()}
+            yield _family(field, help_text, values)
+        # A finished job has results, and no speed any more.
+        active = {key: status for key, status in jobs.items() if not (status.phase and status.phase.finished)}
+        for field, help_text in _SPEEDS.items():
+            values = {key: getattr(status.metrics, field, None) for key, status in active.items()}
             yield _family(field, help_text, values)
 
 
@@ -73,6 +126,7 @@ class Instruments:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(namespace=PREFIX, registry=self.registry)
         self.reconcile_seconds = Histogram(
             f"{PREFIX}_reconcile_seconds", "Time of one reconcile.", buckets=_BUCKETS, registry=self.registry
         )
@@ -93,13 +147,23 @@ class Instruments:
             registry=self.registry,
         )
 
-    def watch(self, snapshot: Snapshot) -> None:
-        """Render the gauges of these jobs too."""
-        self.registry.register(JobCollector(snapshot))
+    def watch(self, snapshot: Snapshot, clock: Clock) -> None:
+        """Render the gauges of these jobs too; phases that last end now, by the clock."""
+        self.registry.register(JobCollector(snapshot, clock))
 
     def observe_call(self, verb: str, resource: str, code: int) -> None:
         """Count a call to the API server."""
         self.api_calls.labels(verb, resource, str(code)).inc()
+
+
+def _phase(status: LoraDpoJobStatus) -> str:
+    return (status.phase or JobPhase.PENDING).value
+
+
+def _failure_class(status: LoraDpoJobStatus) -> str:
+    """One of the known classes: a status may be written by a newer operator, or by hand."""
+    written = status.failure.class_ if status.failure else ""
+    return written if written in tuple(FailureClass) else FailureClass.INTERNAL.value
 
 
 def _counts(statuses: Iterable[LoraDpoJobStatus]) -> Metric:
@@ -115,4 +179,12 @@ def _family(field: str, help_text: str, values: Mapping[Key, float | None]) -> M
     for key, value in values.items():
         if value is not None:
             family.add_metric(key, value)
+    return family
+
+
+def _labelled(field: str, help_text: str, label: str, values: Mapping[Key, tuple[str, float]]) -> Metric:
+    """A gauge with one more label, whose values are few and known."""
+    family = GaugeMetricFamily(f"{PREFIX}_job_{field}", help_text, labels=("namespace", "name", label))
+    for key, (text, value) in values.items():
+        family.add_metric((*key, text), value)
     return family

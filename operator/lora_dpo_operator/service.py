@@ -39,6 +39,7 @@ class Entry:
 
     Attributes:
         queued: a reconcile waits for the lock.
+        status: as last read or written; None while the job itself has not been seen, only a child that names it.
         failures: reconciles that failed since the last good one.
         due: when to look again without being told, by the monotonic clock.
         poll_due: when to read the progress again.
@@ -49,7 +50,7 @@ class Entry:
     queued: bool = False
     memory: Memory = dataclasses.field(default_factory=Memory)
     observed: Observed | None = None
-    status: LoraDpoJobStatus = dataclasses.field(default_factory=LoraDpoJobStatus)
+    status: LoraDpoJobStatus | None = None
     failures: int = 0
     due: float | None = None
     poll_due: float = 0.0
@@ -81,8 +82,8 @@ class Service:
         return self._gateway
 
     def snapshot(self) -> dict[Key, LoraDpoJobStatus]:
-        """Every job's status, for the metrics."""
-        return {key: entry.status for key, entry in self._entries.items()}
+        """Every job's status, for the metrics; may be called from any thread."""
+        return {key: entry.status for key, entry in self._entries.copy().items() if entry.status is not None}
 
     def note(self, raw: dict[str, Any]) -> bool:
         """Remember a job as it was read.

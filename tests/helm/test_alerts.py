@@ -254,7 +254,7 @@ def test_alerts_ask_for_phases_that_exist(alerts: dict[str, Any]) -> None:
 def operator_metrics() -> set[str]:
     instruments = Instruments()
     status = LoraDpoJobStatus(phase=JobPhase.RUNNING, step=1, total_steps=2, metrics=Metrics(loss=0.6))
-    instruments.watch(lambda: {("a", "llama"): status})
+    instruments.watch(lambda: {("a", "llama"): status}, utc_now)
     instruments.observe_call("get", "jobs", 200)
     instruments.reconciles.labels("ok").inc()
     instruments.progress_pulls.labels("read").inc()
