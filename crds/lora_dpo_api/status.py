@@ -186,8 +186,10 @@ class LoraDpoJobStatus(StatusPart):
     """When the job was accepted."""
     running_since: AwareDatetime | None = None
     """When the slice was first scheduled whole."""
+    held_since: AwareDatetime | None = None
+    """Since when the slice is held; absent while it is not."""
     active_seconds: Count | None = None
-    """Seconds that the slice has been held, pauses not counted."""
+    """Seconds that the slice was held before heldSince, pauses not counted."""
     completion_time: AwareDatetime | None = None
     """When the job finished."""
     metrics: Metrics | None = None

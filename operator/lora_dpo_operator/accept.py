@@ -15,7 +15,7 @@ from lora_dpo_operator.observed import Accepted, Refused, Verdict
 from lora_dpo_operator.placement import place
 from lora_dpo_operator.settings import Settings
 
-_NOT_IN_THE_PODS = ("suspend", "ttlAfterFinished", "queueTimeout", "startupTimeout")
+_NOT_IN_THE_PODS = ("suspend", "ttlAfterFinished", "queueTimeout", "startupTimeout", "activeDeadline")
 """Fields of the run policy that may change without the pods changing."""
 
 

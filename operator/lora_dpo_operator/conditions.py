@@ -15,9 +15,6 @@ from lora_dpo_operator.waiting import Wait, prepare_wait, slice_wait
 
 Status = Literal["True", "False", "Unknown"]
 
-UNREACHABLE_AFTER = 3
-"""Failed readings of the progress in a row."""
-
 SERVING_AFTER = datetime.timedelta(seconds=120)
 """Until then a container that runs may still be importing, and nobody listens."""
 
@@ -121,7 +118,7 @@ def _progress_reachable(observed: Observed, phase: JobPhase, now: datetime.datet
     poll, leader = observed.poll, observed.leader
     if phase not in (JobPhase.INITIALIZING, JobPhase.RUNNING) or leader is None:
         return None
-    if poll.failures >= UNREACHABLE_AFTER and (poll.report is not None or _should_serve(leader, now)):
+    if poll.unreachable and (poll.report is not None or _should_serve(leader, now)):
         message = (
             f"Rank 0 ({leader.metadata.name}) does not answer on port 9100: {poll.error}. Training goes on; "
             "check that a NetworkPolicy lets the operator in"

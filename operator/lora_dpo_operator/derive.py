@@ -6,7 +6,7 @@ import datetime
 from typing import Any
 
 from lora_dpo_api.status import Failure, JobPhase, LoraDpoJobStatus
-from lora_dpo_operator import conditions, failures, messages, progress_status, stage, timeline
+from lora_dpo_operator import conditions, failures, holding, messages, progress_status, stage, timeline
 from lora_dpo_operator.observed import Accepted, Observed, Refused
 
 
@@ -37,7 +37,7 @@ def status(observed: Observed, now: datetime.datetime) -> LoraDpoJobStatus:
         "artifacts": progress_status.artifacts(observed),
     }
     changes |= _identity(observed, now) | _restarts(observed) | progress_status.derive(observed)
-    changes |= _times(observed, phase, entries[-1].started)
+    changes |= _times(observed, phase, entries[-1].started, now)
     return observed.status.model_copy(update=changes)
 
 
@@ -74,13 +74,17 @@ def _restarts(observed: Observed) -> dict[str, Any]:
     return {"restarts": counted, "preemptions": max(0, observed.attempt - counted)}
 
 
-def _times(observed: Observed, phase: JobPhase, since: datetime.datetime) -> dict[str, Any]:
-    running_since = observed.status.running_since or observed.scheduled_whole_at
-    times: dict[str, Any] = {"running_since": running_since}
+def _times(observed: Observed, phase: JobPhase, since: datetime.datetime, now: datetime.datetime) -> dict[str, Any]:
+    hold = holding.of(observed, now)
+    times: dict[str, Any] = {
+        "running_since": observed.status.running_since or observed.scheduled_whole_at,
+        "held_since": hold.since,
+        "active_seconds": hold.before or observed.status.active_seconds,
+    }
     if phase.finished:
-        times["completion_time"] = since
-        times["eta"] = None
-    ended = observed.jobset and (observed.jobset.completed or observed.jobset.failed)
-    if running_since and ended and ended.last_transition_time:
-        times["active_seconds"] = max(0, round((ended.last_transition_time - running_since).total_seconds()))
+        times |= {"completion_time": since, "eta": None}
+    if phase is JobPhase.FAILED and hold.since is not None:
+        # A failed job's slice is released at once.
+        held = max(0, round((since - hold.since).total_seconds()))
+        times |= {"held_since": None, "active_seconds": hold.before + held}
     return times

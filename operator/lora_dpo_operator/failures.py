@@ -6,6 +6,7 @@ import datetime
 
 from lora_dpo_api.protocol import ExitCode, Phase
 from lora_dpo_api.status import Failure
+from lora_dpo_operator import deadlines
 from lora_dpo_operator.observed import Observed, Refused
 from lora_dpo_operator.reasons import FailureClass, Reason
 from lora_dpo_operator.terminations import Termination, first_failure
@@ -147,6 +148,7 @@ def find(observed: Observed, now: datetime.datetime) -> Failure | None:
         or of_job(observed, Phase.PREPARE, now)
         or of_missing_report(observed, now)
         or final_slice
+        or deadlines.failure(observed, now)
         or of_job(observed, Phase.EXPORT, now)
     )
 

@@ -158,6 +158,19 @@ class Gateway:
         path = resource.path(namespace, name)
         return await self._call("patch", "PATCH", resource, path, body=body, query=query, content=MERGE)
 
+    async def set_deadline(self, namespace: str, name: str, seconds: int) -> None:
+        """Set `activeDeadlineSeconds` of a Job; nothing happens where it is gone already.
+
+        Raises:
+            GatewayError: any failure but 404.
+        """
+        body = {"spec": {"activeDeadlineSeconds": seconds}}
+        query = {"fieldManager": names.MANAGER}
+        try:
+            await self._call("patch", "PATCH", JOBS, JOBS.path(namespace, name), body=body, query=query, content=MERGE)
+        except NotFoundError:
+            return
+
     async def delete(self, resource: Resource, namespace: str, name: str) -> None:
         """Delete an object and what it owns; nothing happens where it is gone already.
 

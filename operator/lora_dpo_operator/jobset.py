@@ -11,6 +11,7 @@ from typing import Any
 
 from lora_dpo_api import durations, protocol
 from lora_dpo_api.protocol import CONTRACT_EXIT_CODES, FATAL_EXIT_CODES, Environment, ExitCode, Phase
+from lora_dpo_api.spec_running import RunPolicy
 from lora_dpo_api.tpu import CHIP_RESOURCE
 from lora_dpo_operator import names, pod
 from lora_dpo_operator.blueprint import Blueprint
@@ -27,6 +28,9 @@ DISRUPTION_RULE = "disruption"
 
 GRACE_SECONDS = 60
 """Longest time for the last checkpoint when a host is taken away; spot capacity gives less, whatever is asked."""
+
+LONGEST_WAIT = 7 * 86_400
+"""Seconds for which a slice without `queueTimeout` may wait for capacity while the operator is away."""
 
 _TPU_PORTS = (
     {"name": "tpu", "containerPort": 8471},
@@ -75,13 +79,22 @@ def _slices(blueprint: Blueprint) -> dict[str, Any]:
                 "completions": hardware.hosts,
                 "completionMode": "Indexed",
                 "backoffLimit": 0,
-                "activeDeadlineSeconds": durations.seconds(blueprint.spec.run_policy.active_deadline),
+                "activeDeadlineSeconds": _longest(blueprint.spec.run_policy),
                 "podReplacementPolicy": "Failed",
                 "podFailurePolicy": _pod_failure_policy(),
                 "template": pod.template(blueprint, Phase.TRAIN, _extras(blueprint)),
             },
         },
     }
+
+
+def _longest(policy: RunPolicy) -> int:
+    """Seconds after which the slice's Job ends even with no operator there; from its making, so the wait counts.
+
+    Once the slice is held, the operator writes the exact time into the Job.
+    """
+    wait = durations.seconds(policy.queue_timeout) if policy.queue_timeout else LONGEST_WAIT
+    return wait + durations.seconds(policy.active_deadline)
 
 
 def _extras(blueprint: Blueprint) -> pod.Extras:

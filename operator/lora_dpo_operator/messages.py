@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from lora_dpo_api.protocol import TrainerState
 from lora_dpo_api.status import Failure, JobPhase
 from lora_dpo_operator import failures, waiting
 from lora_dpo_operator.observed import Observed, Refused
-
-_STATES = {
-    TrainerState.STARTING: "The trainer is starting",
-    TrainerState.LOADING: "The base model is being loaded",
-    TrainerState.REFERENCE: "The reference log-probabilities are being computed",
-    TrainerState.COMPILING: "The train step is being compiled",
-}
 
 
 def derive(observed: Observed, phase: JobPhase, failure: Failure | None) -> str:
@@ -32,7 +24,7 @@ def derive(observed: Observed, phase: JobPhase, failure: Failure | None) -> str:
         case JobPhase.QUEUED:
             message = waiting.slice_wait(observed).message
         case JobPhase.INITIALIZING:
-            message = _initializing(observed)
+            message = waiting.starting(observed)
         case JobPhase.RUNNING:
             message = "Training"
         case JobPhase.RESTARTING:
@@ -46,13 +38,3 @@ def derive(observed: Observed, phase: JobPhase, failure: Failure | None) -> str:
         case _:
             message = "The adapter is trained, verified and exported"
     return message[:1024]
-
-
-def _initializing(observed: Observed) -> str:
-    problem = waiting.start_problem(observed)
-    if problem is not None:
-        return problem.message
-    report = observed.poll.report
-    if report is not None and report.attempt == observed.attempt and report.state in _STATES:
-        return _STATES[report.state]
-    return "The slice's hosts are starting"

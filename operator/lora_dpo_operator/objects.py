@@ -88,6 +88,7 @@ class _Template(KubeModel):
 
 class _JobSpec(KubeModel):
     suspend: bool = False
+    active_deadline_seconds: int | None = None
     template: _Template = _Template()
 
 
@@ -112,6 +113,11 @@ class Job(KubeModel):
         """Image of its trainer."""
         containers = self.spec.template.spec.containers
         return next((container.image for container in containers if container.name == names.TRAINER), None)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it holds no pods any more."""
+        return self.complete is not None or self.failed is not None
 
     @property
     def complete(self) -> ConditionView | None:
@@ -166,6 +172,11 @@ class JobSet(KubeModel):
     def failed(self) -> ConditionView | None:
         """The condition that says that it has failed for good."""
         return condition_true(self.status.conditions, "Failed")
+
+    @property
+    def ended(self) -> ConditionView | None:
+        """The condition that says that it will hold no slice again."""
+        return self.completed or self.failed
 
     @property
     def restarting(self) -> ConditionView | None:

@@ -75,12 +75,17 @@ def _assemble(
         verdict=accept.judge(raw, settings),
         prepare=found.get(names.prepare_job(metadata.name)),
         jobset=None if taken else parsed,
+        slice_jobs=_slice_jobs(jobs, parsed) if parsed and not taken else (),
         export=found.get(names.export_job(metadata.name)),
         pods=typed_pods,
         terminations=tuple(end for end in ends.values() if end.job_uid == metadata.uid),
         poll=memory.poll,
         trouble=_taken("JobSet", taken.metadata) if taken else None,
     )
+
+
+def _slice_jobs(jobs: list[Manifest], jobset: JobSet) -> tuple[Job, ...]:
+    return tuple(job for job in items(Job, jobs) if job.metadata.owned_by(jobset.metadata.uid))
 
 
 def with_child(observed: Observed, manifest: Manifest) -> Observed:

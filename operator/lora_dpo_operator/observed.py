@@ -43,6 +43,9 @@ class Refused:
 
 Verdict = Accepted | Refused
 
+UNREACHABLE_AFTER = 3
+"""Failed readings of the progress in a row."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Poll:
@@ -57,6 +60,11 @@ class Poll:
     report: ProgressReport | None = None
     failures: int = 0
     error: str = ""
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether rank 0 has not answered for a while."""
+        return self.failures >= UNREACHABLE_AFTER
 
 
 NOT_POLLED = Poll()
@@ -80,6 +88,7 @@ class Observed:
     """One job, its children, and what they said.
 
     Attributes:
+        slice_jobs: the JobSet's Jobs, one a slice.
         terminations: of all pods seen, also of those that are gone.
         warnings: the cluster's own events on a pod that cannot start.
         trouble: what the cluster refused in this reconcile.
@@ -90,6 +99,7 @@ class Observed:
     verdict: Verdict
     prepare: Job | None = None
     jobset: JobSet | None = None
+    slice_jobs: tuple[Job, ...] = ()
     export: Job | None = None
     pods: tuple[Pod, ...] = ()
     terminations: tuple[Termination, ...] = ()
@@ -165,9 +175,7 @@ class Observed:
 
     def _before_resume(self, time: datetime.datetime | None) -> bool:
         """Whether that was before the job was suspended and resumed, which makes no new attempt of a JobSet."""
-        condition = self.jobset.condition("Suspended") if self.jobset else None
-        resumed = condition.last_transition_time if condition and condition.status == "False" else None
-        return resumed is not None and time is not None and time < resumed
+        return self.resumed_at is not None and time is not None and time < self.resumed_at
 
     @property
     def progress(self) -> ProgressReport | None:
@@ -185,6 +193,22 @@ class Observed:
     def slice_ends(self) -> tuple[Termination, ...]:
         """Ended containers of the slice's present attempt."""
         return tuple(end for end in self.ends(Phase.TRAIN) if end.attempt == self.attempt)
+
+    @property
+    def resumed_at(self) -> datetime.datetime | None:
+        """When the JobSet was last let go on after a suspension."""
+        condition = self.jobset.condition("Suspended") if self.jobset else None
+        return condition.last_transition_time if condition and condition.status == "False" else None
+
+    @property
+    def attempt_started_at(self) -> datetime.datetime | None:
+        """When the present attempt began to ask for hosts."""
+        if self.resumed_at is not None:
+            return self.resumed_at
+        if self.attempt == 0:
+            return self.jobset.metadata.creation_timestamp if self.jobset else None
+        times = [pod.metadata.creation_timestamp for pod in self.slice_pods]
+        return min((time for time in times if time is not None), default=None)
 
     @property
     def leader(self) -> Pod | None:

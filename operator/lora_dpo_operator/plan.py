@@ -7,11 +7,15 @@ between is met as a conflict, and taken where it is this job's.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
+from lora_dpo_api import durations
 from lora_dpo_api.protocol import Phase
+from lora_dpo_api.status import JobPhase
 from lora_dpo_operator import configmap, export_job, jobset, names, prepare_job
 from lora_dpo_operator.blueprint import Blueprint
 from lora_dpo_operator.gateway import CONFIG_MAPS, JOBS, JOBSETS, Manifest, Resource
+from lora_dpo_operator.holding import Hold
 from lora_dpo_operator.observed import Accepted, Observed
 from lora_dpo_operator.settings import Settings
 
@@ -49,7 +53,18 @@ class Delete:
     name: str
 
 
-Action = Apply | Create | SetSuspend | Delete
+@dataclasses.dataclass(frozen=True)
+class SetDeadline:
+    """Say when Kubernetes ends a Job by itself, should the operator be away then."""
+
+    name: str
+    seconds: int
+
+
+Action = Apply | Create | SetSuspend | Delete | SetDeadline
+
+AWAY_SECONDS = 300
+"""How long after the operator Kubernetes ends a slice whose time is up."""
 
 
 def actions(observed: Observed, settings: Settings) -> tuple[Action, ...]:
@@ -63,6 +78,16 @@ def actions(observed: Observed, settings: Settings) -> tuple[Action, ...]:
     if not observed.trained:
         return _train(observed, blueprint)
     return _export(observed, blueprint)
+
+
+def release(observed: Observed) -> tuple[Delete, ...]:
+    """What a job that has failed still holds; what has ended stays, for its logs can be read."""
+    if observed.status.phase is not JobPhase.FAILED or observed.metadata.deletion_timestamp is not None:
+        return ()
+    found = observed.jobset
+    if found is None or found.ended or found.metadata.deletion_timestamp is not None:
+        return ()
+    return (Delete(JOBSETS, found.metadata.name),)
 
 
 def blueprint_of(observed: Observed, verdict: Accepted, settings: Settings) -> Blueprint:
@@ -101,11 +126,28 @@ def _train(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]:
     found = observed.jobset
     if found is None:
         return (*_config(blueprint), Create(JOBSETS, jobset.build(blueprint)))
-    if found.failed or blueprint.queue_name:
-        # Kueue owns `suspend` of a queued JobSet.
+    if found.failed:
         return ()
+    ends = tuple(_deadlines(observed, durations.seconds(blueprint.spec.run_policy.active_deadline)))
+    if blueprint.queue_name:
+        # Kueue owns `suspend` of a queued JobSet.
+        return ends
     wanted = blueprint.spec.run_policy.suspend
-    return _suspended(JOBSETS, found.metadata.name, now=found.spec.suspend, wanted=wanted)
+    return (*_suspended(JOBSETS, found.metadata.name, now=found.spec.suspend, wanted=wanted), *ends)
+
+
+def _deadlines(observed: Observed, active: int) -> Iterator[SetDeadline]:
+    """Once the slice is held, its Jobs end a little after `activeDeadline` even with no operator there.
+
+    A Job's own clock starts when it is made, and would count the wait for capacity too.
+    """
+    due = Hold(since=observed.status.held_since, before=observed.status.active_seconds or 0).end_after(active)
+    for job in observed.slice_jobs:
+        if due is None or job.status.start_time is None or job.ended:
+            continue
+        seconds = max(1, round((due - job.status.start_time).total_seconds()) + AWAY_SECONDS)
+        if job.spec.active_deadline_seconds != seconds:
+            yield SetDeadline(job.metadata.name, seconds)
 
 
 def _export(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]:

@@ -51,6 +51,8 @@ class Reason(enum.StrEnum):
     FAILED = "Failed"
 
     SLICE_FAILED = "SliceFailed"
+    QUEUE_TIMEOUT = "QueueTimeout"
+    STARTUP_TIMEOUT = "StartupTimeout"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     OUT_OF_MEMORY = "OutOfMemory"
     CRASHED = "Crashed"

@@ -66,7 +66,7 @@ async def tell(gateway: Gateway, observed: Observed, clock: Clock) -> Observed |
     now = clock()
     status = derive.status(observed, now.replace(microsecond=0))
     if status == observed.status:
-        return observed
+        return await _release(gateway, observed)
     try:
         await gateway.apply_status(_status_manifest(observed, status))
     except (NotFoundError, ConflictError):
@@ -77,7 +77,14 @@ async def tell(gateway: Gateway, observed: Observed, clock: Clock) -> Observed |
         logger.info("%s/%s: %s -> %s: %s", *observed.key, before, status.phase, status.message)
     for index, event in enumerate(events.between(observed.status, status, observed.verdict)):
         await _post(gateway, events.build(event, observed.metadata, now, index))
-    return dataclasses.replace(observed, status=status)
+    return await _release(gateway, dataclasses.replace(observed, status=status))
+
+
+async def _release(gateway: Gateway, observed: Observed) -> Observed:
+    """Give back the slice of a job that has failed: after the write, for a slice that is gone would be made again."""
+    for action in plan.release(observed):
+        await gateway.delete(action.resource, observed.metadata.namespace, action.name)
+    return observed
 
 
 async def _perform(gateway: Gateway, action: plan.Action, observed: Observed) -> Observed:
@@ -90,6 +97,8 @@ async def _perform(gateway: Gateway, action: plan.Action, observed: Observed) ->
                 return observe.with_child(observed, await _create(gateway, action, observed))
             case plan.SetSuspend(resource, name, suspend):
                 return observe.with_child(observed, await gateway.set_suspend(resource, namespace, name, suspend))
+            case plan.SetDeadline(name, seconds):
+                await gateway.set_deadline(namespace, name, seconds)
             case plan.Delete(resource, name):
                 await gateway.delete(resource, namespace, name)
     except RejectedError as error:

@@ -16,7 +16,7 @@ from typing import Any
 
 from lora_dpo_api.protocol import Phase
 from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
-from lora_dpo_operator import accept, names, progress, reconcile, waiting
+from lora_dpo_operator import accept, deadlines, names, progress, reconcile, waiting
 from lora_dpo_operator.errors import OperatorError, ProgressError
 from lora_dpo_operator.gateway import Gateway
 from lora_dpo_operator.metrics import Instruments, Key
@@ -210,8 +210,15 @@ class Service:
             # Another pod: what the one before said or didn't is no news of this one.
             entry.target = target
             entry.memory = dataclasses.replace(entry.memory, poll=NOT_POLLED)
-        if needs_another_look(observed):
-            entry.due = self._monotonic() + self.settings.recheck_seconds
+        entry.due = self._due(observed)
+
+    def _due(self, observed: Observed) -> float | None:
+        """When to look again without being told: soon where no watch tells, and when a limit is reached."""
+        now = self._clock()
+        limit = deadlines.next_due(observed, now)
+        waits = [max(0.0, (limit - now).total_seconds())] if limit else []
+        waits += [self.settings.recheck_seconds] if needs_another_look(observed) else []
+        return self._monotonic() + min(waits) if waits else None
 
     def _failed(self, key: Key, entry: Entry, error: OperatorError) -> None:
         self.instruments.reconciles.labels("failed").inc()

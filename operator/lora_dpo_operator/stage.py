@@ -60,7 +60,7 @@ def path_to(phase: JobPhase, observed: Observed, failure: Failure | None, now: d
     if phase is JobPhase.SUCCEEDED and observed.export and observed.export.complete:
         path.append(Milestone(phase, observed.export.complete.last_transition_time or now))
     if phase is JobPhase.FAILED:
-        path.append(Milestone(phase, _failed_at(observed) or now, failure.reason if failure else ""))
+        path.append(Milestone(phase, _failed_at(observed, failure) or now, failure.reason if failure else ""))
     if path[-1].phase is not phase:
         path.append(Milestone(phase, now))
     return path
@@ -88,7 +88,7 @@ def _slice_path(observed: Observed, jobset: JobSet, phase: JobPhase, now: dateti
             return path
     if phase is JobPhase.SUSPENDED:
         return path
-    started = _attempt_started_at(observed, jobset) or now
+    started = observed.attempt_started_at or now
     was_queued = phase is JobPhase.QUEUED or observed.status.phase is JobPhase.QUEUED
     if was_queued:
         path.append(Milestone(JobPhase.QUEUED, started))
@@ -101,22 +101,12 @@ def _slice_path(observed: Observed, jobset: JobSet, phase: JobPhase, now: dateti
     return path
 
 
-def _attempt_started_at(observed: Observed, jobset: JobSet) -> datetime.datetime | None:
-    resumed = jobset.condition("Suspended")
-    if resumed is not None and resumed.status == "False":
-        return resumed.last_transition_time
-    if observed.attempt == 0:
-        return jobset.metadata.creation_timestamp
-    times = [pod.metadata.creation_timestamp for pod in observed.slice_pods]
-    return min((time for time in times if time is not None), default=None)
-
-
 def _restarted_at(observed: Observed, jobset: JobSet) -> datetime.datetime | None:
     if jobset.restarting:
         return jobset.restarting.last_transition_time
     before = [end for end in observed.ends(Phase.TRAIN) if end.attempt == observed.attempt - 1]
     times = [end.finished_at for end in before if end.finished_at is not None]
-    return min(times, default=None) or _attempt_started_at(observed, jobset)
+    return min(times, default=None) or observed.attempt_started_at
 
 
 def _restart_reason(jobset: JobSet) -> str:
@@ -134,13 +124,14 @@ def _training_since(observed: Observed) -> datetime.datetime | None:
     return min(started, default=None)
 
 
-def _failed_at(observed: Observed) -> datetime.datetime | None:
+def _failed_at(observed: Observed, failure: Failure | None) -> datetime.datetime | None:
     conditions = (
         observed.prepare.failed if observed.prepare else None,
         observed.jobset.failed if observed.jobset else None,
         observed.export.failed if observed.export else None,
     )
-    return next((found.last_transition_time for found in conditions if found is not None), None)
+    ended = next((found.last_transition_time for found in conditions if found is not None), None)
+    return ended or (failure.time if failure else None)
 
 
 def _since(jobset: JobSet | None, kind: str) -> datetime.datetime | None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 
-from lora_dpo_api.protocol import Phase
+from lora_dpo_api.protocol import Phase, TrainerState
 from lora_dpo_operator.observed import Accepted, Observed
 from lora_dpo_operator.pods import Pod, WaitingKind
 from lora_dpo_operator.reasons import Reason
 
 _IMAGE = (WaitingKind.IMAGE_PULL, WaitingKind.IMAGE_PULL_FIRST, WaitingKind.IMAGE_NAME)
 _MOUNT_EVENTS = ("FailedMount", "FailedAttachVolume")
+_STATES = {
+    TrainerState.STARTING: "The trainer is starting",
+    TrainerState.LOADING: "The base model is being loaded",
+    TrainerState.REFERENCE: "The reference log-probabilities are being computed",
+    TrainerState.COMPILING: "The train step is being compiled",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +65,17 @@ def start_problem(observed: Observed) -> Wait | None:
     """Why a host of the slice cannot start its container; None where nothing is wrong."""
     found = (_pod_wait(observed, pod) for pod in observed.slice_pods if not pod.unschedulable)
     return next((wait for wait in found if wait is not None), None)
+
+
+def starting(observed: Observed) -> str:
+    """What a slice does that has its hosts, and has not trained yet."""
+    problem = start_problem(observed)
+    if problem is not None:
+        return problem.message
+    report = observed.poll.report
+    if report is not None and report.attempt == observed.attempt and report.state in _STATES:
+        return _STATES[report.state]
+    return "The slice's hosts are starting"
 
 
 def watched_pods(observed: Observed) -> tuple[Pod, ...]:

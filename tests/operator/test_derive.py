@@ -147,7 +147,7 @@ def test_the_phase_follows_from_what_is_observed(observed: Observed, phase: JobP
 @pytest.mark.parametrize("observed", [case[0] for case in PHASES.values()], ids=PHASES.keys())
 def test_deriving_again_changes_nothing(observed: Observed) -> None:
     once = derived(observed)
-    assert derive.status(dataclasses.replace(observed, status=once), at(5000)) == once
+    assert derive.status(dataclasses.replace(observed, status=once), at(1500)) == once
 
 
 def test_every_condition_speaks_of_the_generation_that_was_seen() -> None:
