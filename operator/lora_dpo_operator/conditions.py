@@ -91,13 +91,13 @@ def _prepared(observed: Observed, failure: Failure | None) -> Condition | None:
         message = failures.sentence(failure)
         return _condition(observed, ConditionType.PREPARED, "False", failure.reason, message, failure.time)
     wait = prepare_wait(observed) or Wait(reason=Reason.PREPARING, message="Data, model and bucket are being checked")
-    return _condition(observed, ConditionType.PREPARED, "False", wait.reason, wait.message)
+    return _condition(observed, ConditionType.PREPARED, "False", wait.reason, wait.sentence)
 
 
 def _queued(observed: Observed, phase: JobPhase) -> Condition | None:
     if phase is JobPhase.QUEUED:
         wait = slice_wait(observed)
-        return _condition(observed, ConditionType.QUEUED, "True", wait.reason, wait.message)
+        return _condition(observed, ConditionType.QUEUED, "True", wait.reason, wait.sentence)
     if observed.status.condition(ConditionType.QUEUED) is None:
         return None
     return _condition(observed, ConditionType.QUEUED, "False", Reason.ADMITTED, "All hosts have a node")

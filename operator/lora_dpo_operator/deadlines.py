@@ -109,7 +109,8 @@ def _starting(observed: Observed, jobset: JobSet, policy: RunPolicy) -> Iterator
             pod=waits[0],
         )
     elif _known_not_to_train(observed):
-        stuck = next((pod for pod in observed.slice_pods if not pod.alive), observed.leader)
+        problem = waiting.start_problem(observed)
+        stuck = problem.pod if problem and problem.pod else observed.leader
         name = stuck.metadata.name if stuck else "rank 0"
         yield Limit(
             reason=Reason.STARTUP_TIMEOUT,

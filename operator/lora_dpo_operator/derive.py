@@ -21,7 +21,7 @@ def status(observed: Observed, now: datetime.datetime) -> LoraDpoJobStatus:
         return observed.status
     failure = failures.find(observed, now)
     phase = stage.phase_of(observed, failure)
-    message = messages.derive(observed, phase, failure)
+    message = messages.derive(observed, phase, failure, now)
     path = stage.path_to(phase, observed, failure, now)
     new_attempt = observed.attempt > observed.known_attempt
     entries = timeline.advance(observed.status.timeline, path, new_attempt=new_attempt)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 
 from lora_dpo_api.protocol import ExitCode, Phase
-from lora_dpo_api.status import Failure
+from lora_dpo_api.status import ConditionType, Failure
 from lora_dpo_operator import deadlines
 from lora_dpo_operator.observed import Observed, Refused
 from lora_dpo_operator.reasons import FailureClass, Reason
@@ -58,9 +58,10 @@ def of_job(observed: Observed, phase: Phase, now: datetime.datetime) -> Failure 
         return None
     if job.failed.reason == "DeadlineExceeded":
         waits = observed.status.message or ""
+        cause = _waited_for(observed) if phase is Phase.PREPARE else None
         return Failure(
             class_=FailureClass.DEADLINE,
-            reason=Reason.PREPARE_TIMEOUT if phase is Phase.PREPARE else Reason.DEADLINE_EXCEEDED,
+            reason=cause or (Reason.PREPARE_TIMEOUT if phase is Phase.PREPARE else Reason.DEADLINE_EXCEEDED),
             message=_cut(f"{job.metadata.name} was not done within spec.prepare.timeout. Last seen: {waits}"),
             phase=phase.value,
             hint="raise spec.prepare.timeout, or mend what it waited for",
@@ -77,6 +78,13 @@ def of_job(observed: Observed, phase: Phase, now: datetime.datetime) -> Failure 
         hint=f"kubectl describe job {job.metadata.name}",
         time=job.failed.last_transition_time or now,
     )
+
+
+def _waited_for(observed: Observed) -> str | None:
+    """What prepare was last seen to wait for: its pod is gone, and the status still knows."""
+    prepared = observed.status.condition(ConditionType.PREPARED)
+    known = prepared is not None and prepared.status == "False" and prepared.reason != Reason.PREPARING
+    return prepared.reason if prepared and known else None
 
 
 def of_slice(observed: Observed) -> Failure | None:
@@ -132,8 +140,13 @@ def of_trouble(observed: Observed, now: datetime.datetime) -> Failure | None:
     """The cluster refuses what the job needs."""
     if observed.trouble is None or not observed.trouble.final:
         return None
+    trouble = observed.trouble
     return Failure(
-        class_=FailureClass.CONFIG, reason=observed.trouble.reason, message=_cut(observed.trouble.message), time=now
+        class_=trouble.class_,
+        reason=trouble.reason,
+        message=_cut(trouble.message),
+        hint=trouble.hint or None,
+        time=now,
     )
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
+
 from lora_dpo_api.status import Failure, JobPhase
 from lora_dpo_operator import failures, waiting
 from lora_dpo_operator.observed import Observed, Refused
 
 
-def derive(observed: Observed, phase: JobPhase, failure: Failure | None) -> str:
+def derive(observed: Observed, phase: JobPhase, failure: Failure | None, now: datetime.datetime) -> str:
     """One sentence."""
     if observed.trouble is not None and not observed.trouble.final:
-        return observed.trouble.message[:1024]
+        trouble = observed.trouble
+        return (f"{trouble.message}. Hint: {trouble.hint}" if trouble.hint else trouble.message)[:1024]
     match phase:
         case JobPhase.PENDING if isinstance(observed.verdict, Refused):
             message = f"Not accepted: {observed.verdict.message}"
@@ -20,11 +23,12 @@ def derive(observed: Observed, phase: JobPhase, failure: Failure | None) -> str:
             message = "Waiting for the preparation to be started"
         case JobPhase.PREPARING:
             wait = waiting.prepare_wait(observed)
-            message = wait.message if wait else "Data, model and bucket are being checked, before a slice is held"
+            message = wait.sentence if wait else "Data, model and bucket are being checked, before a slice is held"
         case JobPhase.QUEUED:
-            message = waiting.slice_wait(observed).message
+            message = waiting.slice_wait(observed).sentence
         case JobPhase.INITIALIZING:
-            message = waiting.starting(observed)
+            wait = waiting.controller_wait(observed, now)
+            message = wait.sentence if wait else waiting.starting(observed)
         case JobPhase.RUNNING:
             message = "Training"
         case JobPhase.RESTARTING:
@@ -34,7 +38,7 @@ def derive(observed: Observed, phase: JobPhase, failure: Failure | None) -> str:
             message = "Suspended; set spec.runPolicy.suspend to false to go on"
         case JobPhase.EXPORTING:
             wait = waiting.export_wait(observed)
-            message = wait.message if wait else "The slice is released; the adapter is being verified and exported"
+            message = wait.sentence if wait else "The slice is released; the adapter is being verified and exported"
         case _:
             message = "The adapter is trained, verified and exported"
     return message[:1024]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
+from lora_dpo_api.tpu import ACCELERATOR_LABEL
 from lora_dpo_operator import accept, names, waiting
-from lora_dpo_operator.errors import NameTakenError
-from lora_dpo_operator.gateway import EVENTS, JOBS, JOBSETS, LORA_DPO_JOBS, PODS, Gateway, Manifest
+from lora_dpo_operator.errors import ForbiddenError, NameTakenError
+from lora_dpo_operator.gateway import EVENTS, JOBS, JOBSETS, LORA_DPO_JOBS, NODES, PODS, Gateway, Manifest
+from lora_dpo_operator.nodes import Node
 from lora_dpo_operator.objects import EventView, Job, JobSet, KubeModel, ObjectMeta, items
-from lora_dpo_operator.observed import NOT_POLLED, Observed, Poll, Trouble
+from lora_dpo_operator.observed import NOT_POLLED, Accepted, Observed, Poll, Trouble
 from lora_dpo_operator.pods import Pod
 from lora_dpo_operator.reasons import Reason
 from lora_dpo_operator.settings import Settings
@@ -49,10 +51,20 @@ async def observe(gateway: Gateway, namespace: str, name: str, memory: Memory, s
     if raw is None or raw["metadata"].get("deletionTimestamp"):
         return None
     observed = _assemble(raw, jobset, jobs, pods, memory, settings)
-    watched = waiting.watched_pods(observed)
-    if not watched:
-        return observed
-    return dataclasses.replace(observed, warnings=await _warnings(gateway, namespace, watched[0].metadata))
+    watched = waiting.watched(observed)
+    if watched is not None:
+        observed = dataclasses.replace(observed, warnings=await _warnings(gateway, namespace, watched))
+    if isinstance(observed.verdict, Accepted) and any(pod.unschedulable for pod in observed.slice_pods):
+        observed = dataclasses.replace(observed, nodes=await _tpu_hosts(gateway))
+    return observed
+
+
+async def _tpu_hosts(gateway: Gateway) -> tuple[Node, ...]:
+    """Those that there are; none where the operator may see no nodes, because it serves a few namespaces only."""
+    try:
+        return items(Node, await gateway.list(NODES, None, labels=ACCELERATOR_LABEL))
+    except ForbiddenError:
+        return ()
 
 
 def _assemble(

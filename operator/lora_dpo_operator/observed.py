@@ -10,9 +10,11 @@ from lora_dpo_api.notices import Notice
 from lora_dpo_api.protocol import Phase, PreparedReport, ProgressReport
 from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
 from lora_dpo_operator import names
+from lora_dpo_operator.nodes import Node
 from lora_dpo_operator.objects import EventView, Job, JobSet
 from lora_dpo_operator.placement import Placement
 from lora_dpo_operator.pods import Pod
+from lora_dpo_operator.reasons import FailureClass
 from lora_dpo_operator.terminations import TRAINING_STATES, Termination
 
 
@@ -76,11 +78,14 @@ class Trouble:
 
     Attributes:
         final: it will refuse it every time.
+        hint: what to do; may be empty.
     """
 
     reason: str
     message: str
     final: bool = True
+    class_: FailureClass = FailureClass.CONFIG
+    hint: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,7 +95,8 @@ class Observed:
     Attributes:
         slice_jobs: the JobSet's Jobs, one a slice.
         terminations: of all pods seen, also of those that are gone.
-        warnings: the cluster's own events on a pod that cannot start.
+        warnings: the cluster's own events on what cannot start.
+        nodes: the cluster's TPU hosts, read only while a host of the slice has none.
         trouble: what the cluster refused in this reconcile.
     """
 
@@ -105,6 +111,7 @@ class Observed:
     terminations: tuple[Termination, ...] = ()
     poll: Poll = NOT_POLLED
     warnings: tuple[EventView, ...] = ()
+    nodes: tuple[Node, ...] = ()
     trouble: Trouble | None = None
 
     @property

@@ -52,8 +52,19 @@ class ContainerStatus(KubeModel):
     state: ContainerState = ContainerState()
 
 
+class _Resources(KubeModel):
+    requests: dict[str, str | int | float] = Field(default_factory=dict)
+
+
+class _Container(KubeModel):
+    name: str
+    resources: _Resources = _Resources()
+
+
 class _PodSpec(KubeModel):
     node_name: str | None = None
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    containers: tuple[_Container, ...] = ()
 
 
 class _PodStatus(KubeModel):
@@ -116,6 +127,11 @@ class Pod(KubeModel):
     def trainer(self) -> ContainerStatus | None:
         """The trainer's container."""
         return next((found for found in self.status.container_statuses if found.name == names.TRAINER), None)
+
+    @property
+    def trainer_requests(self) -> dict[str, str | int | float]:
+        """Resources that the trainer asks for."""
+        return next((found.resources.requests for found in self.spec.containers if found.name == names.TRAINER), {})
 
     @property
     def scheduled_at(self) -> AwareDatetime | None:

@@ -12,6 +12,9 @@ class Reason(enum.StrEnum):
     INVALID_SPEC = "InvalidSpec"
     NAME_TAKEN = "NameTaken"
     REFUSED_BY_CLUSTER = "RefusedByCluster"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    WEBHOOK_DOWN = "WebhookDown"
+    CONTROLLER_DOWN = "JobSetControllerDown"
 
     PREPARING = "Preparing"
     PREPARED = "Prepared"
@@ -22,6 +25,7 @@ class Reason(enum.StrEnum):
     MISSING_REFERENCE = "MissingReference"
     IMAGE_PULL = "ImagePullFailed"
     UNSCHEDULABLE = "Unschedulable"
+    UNBOUND_VOLUME = "UnboundVolume"
 
     WAITING_FOR_QUEUE = "WaitingForQueue"
     WAITING_FOR_CAPACITY = "WaitingForCapacity"

@@ -9,10 +9,12 @@ import dataclasses
 import datetime
 import logging
 from collections.abc import Callable
+from http import HTTPStatus
 
 from lora_dpo_api import wire
 from lora_dpo_api.status import LoraDpoJobStatus
-from lora_dpo_operator import derive, events, observe, plan
+from lora_dpo_operator import causes, derive, events, observe, plan
+from lora_dpo_operator.causes import Cause
 from lora_dpo_operator.errors import (
     ConflictError,
     ForbiddenError,
@@ -20,12 +22,13 @@ from lora_dpo_operator.errors import (
     NameTakenError,
     NotFoundError,
     RejectedError,
+    UnavailableError,
 )
 from lora_dpo_operator.gateway import EVENTS, Gateway, Manifest
 from lora_dpo_operator.objects import ObjectMeta
 from lora_dpo_operator.observe import Memory
 from lora_dpo_operator.observed import Observed, Trouble
-from lora_dpo_operator.reasons import Reason
+from lora_dpo_operator.reasons import FailureClass, Reason
 from lora_dpo_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -101,15 +104,22 @@ async def _perform(gateway: Gateway, action: plan.Action, observed: Observed) ->
                 await gateway.set_deadline(namespace, name, seconds)
             case plan.Delete(resource, name):
                 await gateway.delete(resource, namespace, name)
-    except RejectedError as error:
-        trouble = Trouble(reason=Reason.REFUSED_BY_CLUSTER, message=f"The cluster refuses what this job needs: {error}")
-        return dataclasses.replace(observed, trouble=trouble)
-    except ForbiddenError as error:
-        trouble = Trouble(reason=Reason.REFUSED_BY_CLUSTER, message=f"Not allowed: {error}; tried again", final=False)
-        return dataclasses.replace(observed, trouble=trouble)
+    except (RejectedError, ForbiddenError) as error:
+        return dataclasses.replace(observed, trouble=_trouble(error, final=isinstance(error, RejectedError)))
+    except UnavailableError as error:
+        if error.status != HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise
+        return dataclasses.replace(observed, trouble=_trouble(error, final=False))
     except NameTakenError as error:
         return dataclasses.replace(observed, trouble=Trouble(reason=Reason.NAME_TAKEN, message=str(error)))
     return observed
+
+
+def _trouble(error: GatewayError, *, final: bool) -> Trouble:
+    otherwise = Cause(Reason.REFUSED_BY_CLUSTER, FailureClass.CONFIG)
+    cause = causes.of(error.reason, otherwise)
+    said = "The cluster refuses what this job needs" if final else "The cluster refuses for now what this job needs"
+    return Trouble(reason=cause.reason, message=f"{said}: {error}", final=final, class_=cause.class_, hint=cause.hint)
 
 
 async def _create(gateway: Gateway, action: plan.Create, observed: Observed) -> Manifest:

@@ -236,7 +236,7 @@ def needs_another_look(observed: Observed) -> bool:
     if observed.settled:
         return False
     refused = observed.trouble is not None and not observed.trouble.final
-    return refused or bool(waiting.watched_pods(observed))
+    return refused or waiting.watched(observed) is not None
 
 
 def _recent(terminations: dict[str, Termination], attempt: int) -> dict[str, Termination]:

@@ -149,6 +149,8 @@ def a_pod(
     reason: str = "",
     disrupted: str = "",
     address: str | None = "10.0.0.7",
+    selector: dict[str, str] | None = None,
+    requests: dict[str, str] | None = None,
 ) -> Pod:
     """A pod.
 
@@ -159,6 +161,8 @@ def a_pod(
         ended: when its container ended, and its exit code.
         message: its termination message.
         reason: the kubelet's word for the end.
+        selector: its node selector.
+        requests: what its container requests.
     """
     name = {
         Phase.PREPARE: "prepare-abcde",
@@ -194,7 +198,11 @@ def a_pod(
     return Pod.model_validate(
         {
             "metadata": metadata,
-            "spec": {"nodeName": None if unschedulable else "node-1"},
+            "spec": {
+                "nodeName": None if unschedulable else "node-1",
+                "nodeSelector": selector or {},
+                "containers": [{"name": names.TRAINER, "resources": {"requests": requests or {}}}],
+            },
             "status": {
                 "phase": pod_phase,
                 "podIP": address,
