@@ -1,8 +1,8 @@
 """Which fields of a job may change when.
 
 Before anything was made for it (phase Pending: it waits for the operator, or was not accepted) a job may change freely.
-While it runs only its pause, deadlines and lifetime may; while it is suspended everything may but what the run *is*:
-model, data, adapter and output. Labels and annotations are never part of the spec.
+While it runs only its pause, deadlines and lifetime may; while it is suspended or has failed everything may but what
+the run *is*: model, data, adapter and output. Labels and annotations are never part of the spec.
 
 The rules stand in an admission policy: in the CRD itself the API server refuses to compare whole objects, for it bounds
 the cost of a rule before it has seen a value.
@@ -38,7 +38,7 @@ ALWAYS_MUTABLE = ("suspend", "startupTimeout", "activeDeadline", "queueTimeout",
 """Fields of `spec.runPolicy` that may change at any time."""
 
 STARTED = "has(oldObject.status) && has(oldObject.status.phase) && oldObject.status.phase != 'Pending'"
-SUSPENDED = "oldObject.spec.?runPolicy.?suspend.orValue(false)"
+SUSPENDED = "oldObject.spec.?runPolicy.?suspend.orValue(false) || oldObject.?status.?phase.orValue('') == 'Failed'"
 
 
 @dataclass(frozen=True, slots=True)

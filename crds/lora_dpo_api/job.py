@@ -27,7 +27,7 @@ from lora_dpo_api.spec_running import (
 )
 from lora_dpo_api.spec_training import Adapter, Data, Eval, Lora, Loss, Optimizer, Reference, Tracking, Trainer
 from lora_dpo_api.status import LoraDpoJobStatus
-from lora_dpo_api.wire import API_VERSION, DNS_LABEL, KIND, NAME_LIMIT, Location, Rule, Ruled, Wire
+from lora_dpo_api.wire import API_VERSION, DNS_LABEL, KIND, NAME_LIMIT, RETRY_ANNOTATION, Location, Rule, Ruled, Wire
 
 
 class LoraDpoJobSpec(Wire):
@@ -118,6 +118,11 @@ class Metadata(BaseModel):
     deletion_timestamp: datetime.datetime | None = None
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
+
+    @property
+    def retry(self) -> str | None:
+        """The user's last wish for another try, whatever its value."""
+        return self.annotations.get(RETRY_ANNOTATION, "")[:64] or None
 
 
 class LoraDpoJob(Ruled):

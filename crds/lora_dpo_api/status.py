@@ -13,6 +13,9 @@ from lora_dpo_api.protocol import CURVE_POINTS, Advice, Artifact, Checkpoint, Cu
 TIMELINE_LIMIT = 64
 """Phases remembered: the first ones are dropped when a job restarts very often."""
 
+CRASHES_LIMIT = 8
+"""Crashes remembered."""
+
 Text = Annotated[str, Field(max_length=1024)]
 ShortName = Annotated[str, Field(max_length=64)]
 ObjectName = Annotated[str, Field(max_length=253)]
@@ -57,6 +60,7 @@ class ConditionType(enum.StrEnum):
     PROGRESS_REACHABLE = "ProgressReachable"
     HEALTHY = "Healthy"
     SUSPENDED = "Suspended"
+    MAINTENANCE = "MaintenanceScheduled"
     SIMULATED = "Simulated"
     COMPLETE = "Complete"
     FAILED = "Failed"
@@ -66,7 +70,8 @@ class Condition(StatusPart):
     """A Kubernetes condition."""
 
     type: ShortName
-    """Accepted, Prepared, Queued, Running, ProgressReachable, Healthy, Suspended, Simulated, Complete or Failed."""
+    """Accepted, Prepared, Queued, Running, ProgressReachable, Healthy, Suspended, MaintenanceScheduled, Simulated,
+    Complete or Failed."""
     status: Literal["True", "False", "Unknown"]
     """True, False or Unknown."""
     observed_generation: Count = 0
@@ -112,6 +117,36 @@ class Failure(StatusPart):
     """Exit code of its trainer container."""
     hint: Text | None = None
     """What to do."""
+    time: AwareDatetime | None = None
+    """When."""
+
+
+class Crash(StatusPart):
+    """A crash of the slice."""
+
+    attempt: Count
+    """Restarts before it."""
+    step: Count | None = None
+    """Steps that were done, where it is known."""
+    checkpoint_step: Count | None = None
+    """Step of the newest checkpoint."""
+    exit_code: int
+    """Exit code of the trainer that failed first."""
+    time: AwareDatetime | None = None
+    """When."""
+
+
+class Disruption(StatusPart):
+    """A host that the cluster took away."""
+
+    reason: ShortName
+    """Kubernetes' word, such as DeletionByTaintManager."""
+    message: Text = ""
+    """Kubernetes' sentence."""
+    pod: ObjectName
+    """Pod of the host."""
+    node: ObjectName | None = None
+    """Node that was taken."""
     time: AwareDatetime | None = None
     """When."""
 
@@ -178,6 +213,14 @@ class LoraDpoJobStatus(StatusPart):
     """Restarts after preemptions and maintenance, which do not count towards runPolicy.maxRestarts."""
     steps_lost: Count = 0
     """Steps computed again because no checkpoint held them."""
+    crashes: Annotated[list[Crash], Field(max_length=CRASHES_LIMIT)] = []
+    """The last crashes of the slice: three in a row without progress end the job."""
+    disruption: Disruption | None = None
+    """The last host that the cluster took away."""
+    reported_attempt: Count | None = None
+    """Restarts before the attempt that `step` is of."""
+    retry: ShortName | None = None
+    """The annotation training.loradpo.dev/retry as it was last seen; another value starts a failed job again."""
     last_checkpoint: Checkpoint | None = None
     """The newest complete checkpoint."""
     last_progress_time: AwareDatetime | None = None

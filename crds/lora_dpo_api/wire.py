@@ -25,6 +25,9 @@ SINGULAR = "loradpojob"
 SHORT_NAME = "ldj"
 API_VERSION = f"{GROUP}/{VERSION}"
 
+RETRY_ANNOTATION = f"{GROUP}/retry"
+"""Set to a new value, it starts a failed job again where it stopped."""
+
 NAME_LIMIT = 45
 """A job's name is a prefix of its pods' names, and a host name has at most 63 characters."""
 

@@ -31,6 +31,7 @@ def derive(
         _progress_reachable(observed, phase, now),
         _healthy(observed),
         _suspended(observed, phase),
+        _maintenance(observed, phase),
         _simulated(observed),
         _complete(observed, phase, message),
         _failed(observed, phase, failure),
@@ -155,6 +156,20 @@ def _suspended(observed: Observed, phase: JobPhase) -> Condition | None:
     return _condition(observed, ConditionType.SUSPENDED, "False", Reason.RESUMED, "The job goes on")
 
 
+def _maintenance(observed: Observed, phase: JobPhase) -> Condition | None:
+    known = observed.status.condition(ConditionType.MAINTENANCE) is not None
+    if not observed.maintenance or phase.finished:
+        done = (ConditionType.MAINTENANCE, "False", Reason.NO_MAINTENANCE, "No host's maintenance is announced")
+        return _condition(observed, *done) if known else None  # type: ignore[arg-type]
+    node = min(observed.maintenance, key=lambda node: (not node.in_maintenance, str(node.maintenance_at)))
+    when = "now" if node.in_maintenance or not node.maintenance_at else f"from {node.maintenance_at:%Y-%m-%d %H:%M} UTC"
+    message = (
+        f"Host {node.metadata.name} is taken for maintenance {when}: the slice then saves, stops, and goes on from "
+        "there; it counts as no restart"
+    )
+    return _condition(observed, ConditionType.MAINTENANCE, "True", Reason.MAINTENANCE, message)
+
+
 def _simulated(observed: Observed) -> Condition | None:
     if not isinstance(observed.verdict, Accepted) or not observed.verdict.placement.simulated:
         return None
@@ -171,5 +186,6 @@ def _complete(observed: Observed, phase: JobPhase, message: str) -> Condition | 
 
 def _failed(observed: Observed, phase: JobPhase, failure: Failure | None) -> Condition | None:
     if phase is not JobPhase.FAILED or failure is None:
-        return None
+        again = observed.status.condition(ConditionType.FAILED) is not None
+        return _condition(observed, ConditionType.FAILED, "False", Reason.RETRIED, "Tried again") if again else None
     return _condition(observed, ConditionType.FAILED, "True", failure.reason, failure.message, failure.time)

@@ -41,7 +41,9 @@ class Limit:
 def limits(observed: Observed, now: datetime.datetime) -> tuple[Limit, ...]:
     """Every limit that applies to a job's slice at present."""
     verdict, jobset = observed.verdict, observed.jobset
-    if not isinstance(verdict, Accepted) or jobset is None or jobset.ended or observed.trained or observed.settled:
+    if not isinstance(verdict, Accepted) or jobset is None or jobset.ended or observed.trained:
+        return ()
+    if observed.settled or observed.retry_asked:
         return ()
     policy = verdict.spec.run_policy
     return (*_waiting(observed, jobset, policy), *_starting(observed, jobset, policy), *_held(observed, policy, now))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from lora_dpo_api.status import Failure, JobPhase, LoraDpoJobStatus
-from lora_dpo_operator import conditions, failures, holding, messages, progress_status, stage, timeline
+from lora_dpo_api.protocol import Phase
+from lora_dpo_api.status import Disruption, Failure, JobPhase, LoraDpoJobStatus
+from lora_dpo_operator import conditions, crashes, failures, holding, messages, progress_status, stage, timeline
 from lora_dpo_operator.observed import Accepted, Observed, Refused
 
 
@@ -17,7 +18,8 @@ def status(observed: Observed, now: datetime.datetime) -> LoraDpoJobStatus:
         observed: the job, its children and its old status.
         now: the clock, used only where no object has a time of its own.
     """
-    if observed.settled:
+    if observed.settled or observed.retry_asked:
+        # A failed job that is asked to try again stays as it is until what is in the way is gone.
         return observed.status
     failure = failures.find(observed, now)
     phase = stage.phase_of(observed, failure)
@@ -35,6 +37,9 @@ def status(observed: Observed, now: datetime.datetime) -> LoraDpoJobStatus:
         "failure": failure or _last_failure(observed, phase),
         "advice": progress_status.advice(observed),
         "artifacts": progress_status.artifacts(observed),
+        "crashes": crashes.record(observed),
+        "disruption": _disruption(observed),
+        "retry": observed.metadata.retry,
     }
     changes |= _identity(observed, now) | _restarts(observed) | progress_status.derive(observed)
     changes |= _times(observed, phase, entries[-1].started, now)
@@ -72,6 +77,22 @@ def _restarts(observed: Observed) -> dict[str, Any]:
         return {}
     counted = observed.jobset.status.restarts_count_towards_max
     return {"restarts": counted, "preemptions": max(0, observed.attempt - counted)}
+
+
+def _disruption(observed: Observed) -> Disruption | None:
+    """The last host that the cluster took away, also after its pod is gone."""
+    taken = [end for end in observed.ends(Phase.TRAIN) if end.disruption]
+    if not taken:
+        return observed.status.disruption
+    early = datetime.datetime.min.replace(tzinfo=datetime.UTC)
+    last = max(taken, key=lambda end: end.disrupted_at or early)
+    return Disruption(
+        reason=last.disruption[:64],
+        message=last.disruption_message[:1024],
+        pod=last.pod,
+        node=last.node,
+        time=last.disrupted_at,
+    )
 
 
 def _times(observed: Observed, phase: JobPhase, since: datetime.datetime, now: datetime.datetime) -> dict[str, Any]:

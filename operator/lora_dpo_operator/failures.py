@@ -6,7 +6,7 @@ import datetime
 
 from lora_dpo_api.protocol import ExitCode, Phase
 from lora_dpo_api.status import ConditionType, Failure
-from lora_dpo_operator import deadlines
+from lora_dpo_operator import crashes, deadlines
 from lora_dpo_operator.observed import Observed, Refused
 from lora_dpo_operator.reasons import FailureClass, Reason
 from lora_dpo_operator.terminations import Termination, first_failure
@@ -36,8 +36,7 @@ def of_termination(end: Termination) -> Failure:
     """The failure that one container's end stands for."""
     report = end.report
     if report is not None:
-        kind = _CLASSES.get(ExitCode(end.exit_code), FailureClass.INTERNAL) if _known(end) else FailureClass.INTERNAL
-        return _failure(end, kind, report.reason, report.message, report.hint)
+        return _failure(end, _class(end), report.reason, report.message, report.hint)
     if end.reason == "OOMKilled":
         message = f"{end.pod} used more memory than its limit"
         return _failure(end, FailureClass.INFRASTRUCTURE, Reason.OUT_OF_MEMORY, message, _MEMORY_HINT[end.phase])
@@ -46,9 +45,8 @@ def of_termination(end: Termination) -> Failure:
         message = f"{end.pod} was killed (exit code {_SIGKILL}){said}"
         hint = "the node may have run out of memory, or was shut down: kubectl describe node"
         return _failure(end, FailureClass.INFRASTRUCTURE, Reason.KILLED, message, hint)
-    kind = _CLASSES[ExitCode(end.exit_code)] if _known(end) else FailureClass.INTERNAL
     message = f"{end.pod} ended with exit code {end.exit_code}{said}"
-    return _failure(end, kind, Reason.CRASHED, message, f"kubectl logs {end.pod}")
+    return _failure(end, _class(end), Reason.CRASHED, message, f"kubectl logs {end.pod}")
 
 
 def of_job(observed: Observed, phase: Phase, now: datetime.datetime) -> Failure | None:
@@ -108,6 +106,22 @@ def of_slice(observed: Observed) -> Failure | None:
     )
 
 
+def of_crash_loop(observed: Observed) -> Failure | None:
+    """Why the slice is not restarted once more, though it may be: it never gets further."""
+    record = crashes.record(observed)
+    end = first_failure(observed.slice_ends)
+    if end is None or not crashes.in_a_loop(record):
+        return None
+    last = of_termination(end)
+    saved = record[-1].checkpoint_step
+    checkpoint = f"the last checkpoint is of step {saved}" if saved is not None else "no checkpoint was made"
+    message = (
+        f"The slice crashed {crashes.LOOP} times in a row and got no further than step {crashes.furthest(record)} "
+        f"({checkpoint}). The last time: {last.message}"
+    )
+    return last.model_copy(update={"reason": Reason.CRASH_LOOP, "message": _cut(message)})
+
+
 def of_missing_report(observed: Observed, now: datetime.datetime) -> Failure | None:
     """Prepare says that it has succeeded, and left no report: an image that is not the trainer's."""
     ends = observed.ends(Phase.PREPARE)
@@ -160,6 +174,7 @@ def find(observed: Observed, now: datetime.datetime) -> Failure | None:
         of_trouble(observed, now)
         or of_job(observed, Phase.PREPARE, now)
         or of_missing_report(observed, now)
+        or of_crash_loop(observed)
         or final_slice
         or deadlines.failure(observed, now)
         or of_job(observed, Phase.EXPORT, now)
@@ -171,8 +186,9 @@ def sentence(failure: Failure) -> str:
     return f"{failure.message.rstrip('.')}. {failure.hint}" if failure.hint else failure.message
 
 
-def _known(end: Termination) -> bool:
-    return end.exit_code in tuple(ExitCode) and end.exit_code != ExitCode.DONE
+def _class(end: Termination) -> FailureClass:
+    known = (kind for code, kind in _CLASSES.items() if code == end.exit_code)
+    return next(known, FailureClass.INTERNAL)
 
 
 def _failure(end: Termination, kind: FailureClass, reason: str, message: str, hint: str | None) -> Failure:

@@ -172,13 +172,24 @@ class Gateway:
         except NotFoundError:
             return
 
-    async def delete(self, resource: Resource, namespace: str, name: str) -> None:
+    async def delete(
+        self, resource: Resource, namespace: str, name: str, *, foreground: bool = False, uid: str = ""
+    ) -> None:
         """Delete an object and what it owns; nothing happens where it is gone already.
+
+        Args:
+            resource: its kind.
+            namespace: where it is.
+            name: its name.
+            foreground: it stays, marked, until what it owns is gone.
+            uid: only if it is this one.
 
         Raises:
             GatewayError: any failure but 404.
         """
-        body = {"propagationPolicy": "Background"}
+        body: Manifest = {"propagationPolicy": "Foreground" if foreground else "Background"}
+        if uid:
+            body["preconditions"] = {"uid": uid}
         try:
             await self._call("delete", "DELETE", resource, resource.path(namespace, name), body=body)
         except NotFoundError:

@@ -54,11 +54,16 @@ async def job_changed(body: kopf.Body, memo: Any, namespace: str | None, name: s
         await service.reconcile((namespace or "", name))
 
 
-@kopf.on.event(GROUP, VERSION, PLURAL, id="gone")
-async def job_gone(event: kopf.RawEvent, memo: Any, namespace: str | None, name: str, **_: Any) -> None:
-    """A LoraDpoJob was deleted: its gauges go at once."""
+@kopf.on.event(GROUP, VERSION, PLURAL, id="seen")
+async def job_seen(
+    event: kopf.RawEvent, body: kopf.Body, memo: Any, namespace: str | None, name: str, **_: Any
+) -> None:
+    """A LoraDpoJob was deleted: its gauges go at once. Or a failed one is asked to try again, by an annotation."""
+    service, key = _service(memo), (namespace or "", name)
     if event["type"] == "DELETED":
-        _service(memo).forget(key=(namespace or "", name))
+        service.forget(key=key)
+    elif service.retry_asked(dict(body)):
+        await service.reconcile(key)
 
 
 @kopf.on.event("jobset.x-k8s.io", "v1alpha2", "jobsets", id="jobset", labels=_OURS)

@@ -30,9 +30,9 @@ def derive(observed: Observed, phase: JobPhase, failure: Failure | None, now: da
             wait = waiting.controller_wait(observed, now)
             message = wait.sentence if wait else waiting.starting(observed)
         case JobPhase.RUNNING:
-            message = "Training"
+            message = _training(observed)
         case JobPhase.RESTARTING:
-            why = f" after: {observed.status.failure.message}" if observed.status.failure else ""
+            why = _restart_cause(observed)
             message = f"The slice is being restarted (attempt {observed.attempt + 1}){why}"
         case JobPhase.SUSPENDED:
             message = "Suspended; set spec.runPolicy.suspend to false to go on"
@@ -42,3 +42,20 @@ def derive(observed: Observed, phase: JobPhase, failure: Failure | None, now: da
         case _:
             message = "The adapter is trained, verified and exported"
     return message[:1024]
+
+
+def _training(observed: Observed) -> str:
+    going = next((pod for pod in observed.slice_pods if pod.disrupted or pod.metadata.deletion_timestamp), None)
+    if going is None:
+        return "Training"
+    why = f" ({going.disrupted.reason})" if going.disrupted else ""
+    return f"{going.spec.node_name or going.metadata.name} is being taken away{why}: the slice saves and starts again"
+
+
+def _restart_cause(observed: Observed) -> str:
+    """What ended the attempt before: a crash of its own, or the cluster that took a host."""
+    before = [end for end in observed.terminations if end.attempt == observed.attempt - 1 and end.disruption]
+    if before:
+        return f" after {before[0].node or before[0].pod} was taken away ({before[0].disruption})"
+    failure = observed.status.failure
+    return f" after: {failure.message}" if failure else ""

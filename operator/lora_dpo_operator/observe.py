@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
+from lora_dpo_api.protocol import Phase
 from lora_dpo_api.tpu import ACCELERATOR_LABEL
 from lora_dpo_operator import accept, names, waiting
 from lora_dpo_operator.errors import ForbiddenError, NameTakenError
@@ -27,10 +28,12 @@ class Memory:
     Attributes:
         terminations: of containers whose pods may be gone, by the pods' uids.
         poll: the last readings of its progress.
+        maintenance: nodes whose maintenance is announced, all of the cluster's.
     """
 
     terminations: dict[str, Termination] = dataclasses.field(default_factory=dict)
     poll: Poll = NOT_POLLED
+    maintenance: tuple[Node, ...] = ()
 
 
 async def observe(gateway: Gateway, namespace: str, name: str, memory: Memory, settings: Settings) -> Observed | None:
@@ -92,8 +95,14 @@ def _assemble(
         pods=typed_pods,
         terminations=tuple(end for end in ends.values() if end.job_uid == metadata.uid),
         poll=memory.poll,
+        maintenance=_of_its_hosts(memory.maintenance, typed_pods),
         trouble=_taken("JobSet", taken.metadata) if taken else None,
     )
+
+
+def _of_its_hosts(nodes: tuple[Node, ...], pods: tuple[Pod, ...]) -> tuple[Node, ...]:
+    hosts = {pod.spec.node_name for pod in pods if pod.phase is Phase.TRAIN and pod.alive}
+    return tuple(node for node in nodes if node.metadata.name in hosts)
 
 
 def _slice_jobs(jobs: list[Manifest], jobset: JobSet) -> tuple[Job, ...]:

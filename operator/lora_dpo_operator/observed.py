@@ -98,6 +98,7 @@ class Observed:
         warnings: the cluster's own events on what cannot start.
         nodes: the cluster's TPU hosts, read only while a host of the slice has none.
         trouble: what the cluster refused in this reconcile.
+        maintenance: nodes of the slice whose maintenance is announced.
     """
 
     metadata: Metadata
@@ -112,6 +113,7 @@ class Observed:
     poll: Poll = NOT_POLLED
     warnings: tuple[EventView, ...] = ()
     nodes: tuple[Node, ...] = ()
+    maintenance: tuple[Node, ...] = ()
     trouble: Trouble | None = None
 
     @property
@@ -120,9 +122,15 @@ class Observed:
         return self.metadata.namespace, self.metadata.name
 
     @property
+    def retry_asked(self) -> bool:
+        """Whether it has failed, and its user asks for another try."""
+        asked = self.metadata.retry
+        return self.status.phase is JobPhase.FAILED and asked is not None and asked != self.status.retry
+
+    @property
     def settled(self) -> bool:
         """Whether nothing is left to do: it has finished, or another controller runs it."""
-        finished = self.status.phase is not None and self.status.phase.finished
+        finished = self.status.phase is not None and self.status.phase.finished and not self.retry_asked
         elsewhere = isinstance(self.verdict, Accepted) and self.verdict.spec.managed_by is not None
         return finished or elsewhere
 
@@ -231,8 +239,14 @@ class Observed:
         return max(found) if found and len(found) == len(times) >= hosts else None
 
     def ends(self, phase: Phase) -> tuple[Termination, ...]:
-        """Ended containers of one of the trainer's phases."""
-        return tuple(end for end in self.terminations if end.phase is phase)
+        """Ended containers of one of the trainer's phases; those of an object that was made anew since are left out."""
+        owner = {Phase.PREPARE: self.prepare, Phase.TRAIN: self.jobset, Phase.EXPORT: self.export}[phase]
+        since = owner.metadata.creation_timestamp if owner else None
+        return tuple(
+            end
+            for end in self.terminations
+            if end.phase is phase and (since is None or end.created_at is None or end.created_at >= since)
+        )
 
     def pods_of(self, phase: Phase) -> tuple[Pod, ...]:
         """Pods of one of the trainer's phases."""

@@ -7,15 +7,17 @@ between is met as a conflict, and taken where it is this job's.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Iterator
 
 from lora_dpo_api import durations
 from lora_dpo_api.protocol import Phase
 from lora_dpo_api.status import JobPhase
-from lora_dpo_operator import configmap, export_job, jobset, names, prepare_job
+from lora_dpo_operator import configmap, export_job, jobset, lifetime, names, prepare_job, renewal
 from lora_dpo_operator.blueprint import Blueprint
-from lora_dpo_operator.gateway import CONFIG_MAPS, JOBS, JOBSETS, Manifest, Resource
+from lora_dpo_operator.gateway import CONFIG_MAPS, JOBS, JOBSETS, LORA_DPO_JOBS, Manifest, Resource
 from lora_dpo_operator.holding import Hold
+from lora_dpo_operator.objects import JobSet
 from lora_dpo_operator.observed import Accepted, Observed
 from lora_dpo_operator.settings import Settings
 
@@ -47,10 +49,17 @@ class SetSuspend:
 
 @dataclasses.dataclass(frozen=True)
 class Delete:
-    """Delete an object."""
+    """Delete an object.
+
+    Attributes:
+        foreground: it stays until what it owns is gone.
+        uid: delete this one only, not one that was made anew under its name.
+    """
 
     resource: Resource
     name: str
+    foreground: bool = False
+    uid: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +81,8 @@ def actions(observed: Observed, settings: Settings) -> tuple[Action, ...]:
     verdict = observed.verdict
     if not isinstance(verdict, Accepted) or observed.settled or observed.metadata.deletion_timestamp is not None:
         return ()
+    if renewal.wanted(observed):
+        return _cleared(observed)
     blueprint = blueprint_of(observed, verdict, settings)
     if observed.prepared is None:
         return _prepare(observed, blueprint)
@@ -80,14 +91,29 @@ def actions(observed: Observed, settings: Settings) -> tuple[Action, ...]:
     return _export(observed, blueprint)
 
 
-def release(observed: Observed) -> tuple[Delete, ...]:
-    """What a job that has failed still holds; what has ended stays, for its logs can be read."""
-    if observed.status.phase is not JobPhase.FAILED or observed.metadata.deletion_timestamp is not None:
+def release(observed: Observed, now: datetime.datetime) -> tuple[Delete, ...]:
+    """What a finished job still holds, or the job itself once its time is over.
+
+    Of a failed one the JobSet, unless it has ended by itself: then it stays, for its logs can be read.
+    """
+    if observed.metadata.deletion_timestamp is not None or observed.retry_asked:
         return ()
+    expiry = lifetime.expires_at(observed)
+    if expiry is not None and expiry <= now:
+        return (Delete(LORA_DPO_JOBS, observed.metadata.name, uid=observed.metadata.uid),)
     found = observed.jobset
-    if found is None or found.ended or found.metadata.deletion_timestamp is not None:
+    if observed.status.phase is not JobPhase.FAILED or found is None or found.ended:
         return ()
-    return (Delete(JOBSETS, found.metadata.name),)
+    return (Delete(JOBSETS, found.metadata.name),) if found.metadata.deletion_timestamp is None else ()
+
+
+def _cleared(observed: Observed) -> tuple[Delete, ...]:
+    """Take away what keeps a job from being started again."""
+    return tuple(
+        Delete(JOBSETS if isinstance(child, JobSet) else JOBS, child.metadata.name, foreground=True)
+        for child in renewal.in_the_way(observed)
+        if child.metadata.deletion_timestamp is None
+    )
 
 
 def blueprint_of(observed: Observed, verdict: Accepted, settings: Settings) -> Blueprint:
@@ -113,19 +139,24 @@ def _prepare(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]:
     job = observed.prepare
     if job is None:
         return (*_config(blueprint), Create(JOBS, prepare_job.build(blueprint)))
-    if job.failed:
+    if job.failed or job.metadata.deletion_timestamp is not None:
         return ()
     if job.complete:
         # Its pod is gone, and its report with it: run it again, which costs little where its output exists.
-        lost = not observed.ends(Phase.PREPARE)
+        lost = not any(end.succeeded for end in observed.ends(Phase.PREPARE))
         return (Delete(JOBS, job.metadata.name),) if lost else ()
     return _suspended(JOBS, job.metadata.name, now=job.spec.suspend, wanted=blueprint.spec.run_policy.suspend)
 
 
 def _train(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]:
     found = observed.jobset
+    if found is None and observed.pods_of(Phase.TRAIN):
+        # Pods of a JobSet that was deleted still end: two slices must not write to one output.
+        return ()
     if found is None:
         return (*_config(blueprint), Create(JOBSETS, jobset.build(blueprint)))
+    if found.metadata.deletion_timestamp is not None:
+        return ()
     if found.failed:
         return ()
     ends = tuple(_deadlines(observed, durations.seconds(blueprint.spec.run_policy.active_deadline)))

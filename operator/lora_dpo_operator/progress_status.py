@@ -9,12 +9,21 @@ from typing import Any
 
 from lora_dpo_api import durations, guidance
 from lora_dpo_api.protocol import Advice, Artifact, Metrics, Phase, ProgressReport, TrainerState
+from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
+from lora_dpo_operator import renewal
 from lora_dpo_operator.observed import Accepted, Observed
+from lora_dpo_operator.reasons import Reason
 
 DIGITS = 4
 """Significant digits of a metric."""
 
 ADVICE_LIMIT = 16
+_SPEC_CHANGED = Advice(
+    code=Reason.SPEC_CHANGED,
+    message="The spec was changed while the job runs; it goes on with the spec that it was started with. To run with "
+    "the new one, set spec.runPolicy.suspend to true, and to false again",
+)
+_UNKNOWN_STEP = (TrainerState.STARTING, TrainerState.LOADING)
 ARTIFACT_LIMIT = 8
 
 
@@ -24,9 +33,14 @@ def derive(observed: Observed) -> dict[str, Any]:
     last = observed.status.last_progress_time
     if report is None or (last is not None and report.updated_at < last):
         return {}
+    if report.state in _UNKNOWN_STEP:
+        # It has not looked for a checkpoint yet: the step that was reached last still stands.
+        return {"trainer_state": report.state.value, "eta": None, "last_progress_time": report.updated_at}
     step, total = report.step, report.total_steps
     return {
         "trainer_state": report.state.value,
+        "reported_attempt": report.attempt,
+        "steps_lost": observed.status.steps_lost + _lost(report, observed.status),
         "step": step,
         "total_steps": total,
         "progress": f"{step}/{total}",
@@ -50,6 +64,8 @@ def advice(observed: Observed) -> list[Advice]:
         prepared = observed.prepared
         about_rank = prepared and guidance.rank_advice(observed.verdict.spec.lora.r, prepared.train_pairs)
         said += [about_rank] if about_rank else []
+        if renewal.changed(observed) and observed.status.phase is not JobPhase.SUSPENDED:
+            found[Reason.SPEC_CHANGED] = _SPEC_CHANGED
         found |= {notice.code: Advice(code=notice.code[:64], message=str(notice)[:1024]) for notice in said}
     found |= {entry.code: entry for entry in observed.status.advice if entry.code not in found}
     for end in observed.terminations:
@@ -77,6 +93,14 @@ def rounded(value: float) -> float:
 def newest(times: Sequence[datetime.datetime | None]) -> datetime.datetime | None:
     """The latest of the times that are known."""
     return max((time for time in times if time is not None), default=None)
+
+
+def _lost(report: ProgressReport, before: LoraDpoJobStatus) -> int:
+    """Steps that were done before a restart and are done again: those after the checkpoint that it went on from."""
+    if before.step is None or before.reported_attempt is None:
+        return 0
+    restarted = report.attempt != before.reported_attempt or report.step < before.step
+    return max(0, before.step - (report.resumed_from_step or 0)) if restarted else 0
 
 
 def _eta(report: ProgressReport) -> str | None:

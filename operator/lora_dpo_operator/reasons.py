@@ -60,6 +60,11 @@ class Reason(enum.StrEnum):
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     OUT_OF_MEMORY = "OutOfMemory"
     CRASHED = "Crashed"
+    CRASH_LOOP = "CrashLoop"
+    RETRIED = "Retried"
+    MAINTENANCE = "HostMaintenance"
+    NO_MAINTENANCE = "NoneAnnounced"
+    SPEC_CHANGED = "SpecChangedWhileRunning"
     KILLED = "Killed"
 
 

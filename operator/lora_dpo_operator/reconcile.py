@@ -13,7 +13,7 @@ from http import HTTPStatus
 
 from lora_dpo_api import wire
 from lora_dpo_api.status import LoraDpoJobStatus
-from lora_dpo_operator import causes, derive, events, observe, plan
+from lora_dpo_operator import causes, derive, events, observe, plan, renewal
 from lora_dpo_operator.causes import Cause
 from lora_dpo_operator.errors import (
     ConflictError,
@@ -50,6 +50,7 @@ async def reconcile(
     observed = await observe.observe(gateway, namespace, name, memory, settings)
     if observed is None:
         return None
+    observed = renewal.renewed(observed)
     for action in plan.actions(observed, settings) if observed.trouble is None else ():
         observed = await _perform(gateway, action, observed)
         if observed.trouble is not None:
@@ -69,7 +70,7 @@ async def tell(gateway: Gateway, observed: Observed, clock: Clock) -> Observed |
     now = clock()
     status = derive.status(observed, now.replace(microsecond=0))
     if status == observed.status:
-        return await _release(gateway, observed)
+        return await _release(gateway, observed, now)
     try:
         await gateway.apply_status(_status_manifest(observed, status))
     except (NotFoundError, ConflictError):
@@ -80,13 +81,13 @@ async def tell(gateway: Gateway, observed: Observed, clock: Clock) -> Observed |
         logger.info("%s/%s: %s -> %s: %s", *observed.key, before, status.phase, status.message)
     for index, event in enumerate(events.between(observed.status, status, observed.verdict)):
         await _post(gateway, events.build(event, observed.metadata, now, index))
-    return await _release(gateway, dataclasses.replace(observed, status=status))
+    return await _release(gateway, dataclasses.replace(observed, status=status), now)
 
 
-async def _release(gateway: Gateway, observed: Observed) -> Observed:
+async def _release(gateway: Gateway, observed: Observed, now: datetime.datetime) -> Observed:
     """Give back the slice of a job that has failed: after the write, for a slice that is gone would be made again."""
-    for action in plan.release(observed):
-        await gateway.delete(action.resource, observed.metadata.namespace, action.name)
+    for action in plan.release(observed, now):
+        await gateway.delete(action.resource, observed.metadata.namespace, action.name, uid=action.uid)
     return observed
 
 
@@ -102,8 +103,8 @@ async def _perform(gateway: Gateway, action: plan.Action, observed: Observed) ->
                 return observe.with_child(observed, await gateway.set_suspend(resource, namespace, name, suspend))
             case plan.SetDeadline(name, seconds):
                 await gateway.set_deadline(namespace, name, seconds)
-            case plan.Delete(resource, name):
-                await gateway.delete(resource, namespace, name)
+            case plan.Delete(resource, name, foreground, uid):
+                await gateway.delete(resource, namespace, name, foreground=foreground, uid=uid)
     except (RejectedError, ForbiddenError) as error:
         return dataclasses.replace(observed, trouble=_trouble(error, final=isinstance(error, RejectedError)))
     except UnavailableError as error:

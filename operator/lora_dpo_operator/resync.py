@@ -16,9 +16,11 @@ import aiohttp
 
 from lora_dpo_api.protocol import ProgressReport
 from lora_dpo_operator import progress
-from lora_dpo_operator.errors import GatewayError
-from lora_dpo_operator.gateway import LORA_DPO_JOBS
+from lora_dpo_operator.errors import ForbiddenError, GatewayError
+from lora_dpo_operator.gateway import LORA_DPO_JOBS, NODES
 from lora_dpo_operator.metrics import Key
+from lora_dpo_operator.nodes import MAINTENANCE_LABEL, Node
+from lora_dpo_operator.objects import items
 from lora_dpo_operator.progress import Budget, Target
 from lora_dpo_operator.reconcile import Clock
 from lora_dpo_operator.service import Service
@@ -79,6 +81,7 @@ class Resync:
                     known.add(key)
                     if self._service.note(raw):
                         self._start("reconcile", key, self._service.reconcile(key))
+            self._service.announce(await self._maintenance())
         except GatewayError as error:
             self._next_listing = time.monotonic() + settings.recheck_seconds
             logger.warning("Listing the jobs failed, will be tried again: %s", error)
@@ -86,6 +89,13 @@ class Resync:
         self._service.forget(known)
         self._service.instruments.last_resync.set_to_current_time()
         self._listed = True
+
+    async def _maintenance(self) -> tuple[Node, ...]:
+        """Nodes whose maintenance is announced; none where the operator may see no nodes."""
+        try:
+            return items(Node, await self._service.gateway.list(NODES, None, labels=MAINTENANCE_LABEL))
+        except ForbiddenError:
+            return ()
 
     async def _pull(self, target: Target) -> ProgressReport:
         return await progress.pull(self._session, target, self._clock())

@@ -16,10 +16,11 @@ from typing import Any
 
 from lora_dpo_api.protocol import Phase
 from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
-from lora_dpo_operator import accept, deadlines, names, progress, reconcile, waiting
+from lora_dpo_operator import accept, deadlines, lifetime, names, progress, reconcile, waiting
 from lora_dpo_operator.errors import OperatorError, ProgressError
 from lora_dpo_operator.gateway import Gateway
 from lora_dpo_operator.metrics import Instruments, Key
+from lora_dpo_operator.nodes import Node
 from lora_dpo_operator.observe import Memory
 from lora_dpo_operator.observed import NOT_POLLED, Accepted, Observed, Poll
 from lora_dpo_operator.pods import Pod
@@ -75,6 +76,7 @@ class Service:
         self._clock = clock
         self._monotonic = monotonic
         self._entries: dict[Key, Entry] = {}
+        self._maintenance: tuple[Node, ...] = ()
 
     @property
     def gateway(self) -> Gateway:
@@ -95,7 +97,15 @@ class Service:
         entry = self._entry((metadata.namespace, metadata.name))
         entry.status = status
         finished = status.phase is not None and status.phase.finished
-        return not finished or status.observed_generation != metadata.generation
+        expiry = lifetime.expiry_of(raw, status)
+        if expiry is not None and entry.due is None:
+            entry.due = self._monotonic() + max(0.0, (expiry - self._clock()).total_seconds())
+        return not finished or self.retry_asked(raw) or status.observed_generation != metadata.generation
+
+    def retry_asked(self, raw: dict[str, Any]) -> bool:
+        """Whether a job has failed, and its user asks for another try."""
+        metadata, status = accept.metadata_of(raw), accept.status_of(raw)
+        return status.phase is JobPhase.FAILED and metadata.retry not in (None, status.retry)
 
     def capture(self, raw: dict[str, Any]) -> Key | None:
         """Remember how a pod's trainer ended, before its pod is gone.
@@ -115,6 +125,10 @@ class Service:
                 memory, terminations=memory.terminations | {pod.metadata.uid: end}
             )
         return key
+
+    def announce(self, nodes: tuple[Node, ...]) -> None:
+        """Remember the nodes whose maintenance is announced; each job sees its own at its next reconcile."""
+        self._maintenance = nodes
 
     def forget(self, known: set[Key] | None = None, key: Key | None = None) -> None:
         """Forget a job that is gone, or all but the known ones."""
@@ -186,10 +200,9 @@ class Service:
 
     async def _reconcile(self, key: Key, entry: Entry) -> None:
         namespace, name = key
+        memory = dataclasses.replace(entry.memory, maintenance=self._maintenance)
         try:
-            observed = await reconcile.reconcile(
-                self._gateway, namespace, name, entry.memory, self.settings, self._clock
-            )
+            observed = await reconcile.reconcile(self._gateway, namespace, name, memory, self.settings, self._clock)
         except OperatorError as error:
             self._failed(key, entry, error)
             return
@@ -215,8 +228,8 @@ class Service:
     def _due(self, observed: Observed) -> float | None:
         """When to look again without being told: soon where no watch tells, and when a limit is reached."""
         now = self._clock()
-        limit = deadlines.next_due(observed, now)
-        waits = [max(0.0, (limit - now).total_seconds())] if limit else []
+        limits = (deadlines.next_due(observed, now), lifetime.expires_at(observed))
+        waits = [max(0.0, (limit - now).total_seconds()) for limit in limits if limit is not None]
         waits += [self.settings.recheck_seconds] if needs_another_look(observed) else []
         return self._monotonic() + min(waits) if waits else None
 

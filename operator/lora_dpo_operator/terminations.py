@@ -32,6 +32,7 @@ class Termination:
         attempt: restart attempt of the JobSet; 0 for prepare and export.
         reason: the kubelet's word, such as `OOMKilled`.
         text: the end of the message, where it is not a report.
+        exit_code: None where the pod went with its node, and nobody knows.
         disruption: why the cluster took the pod away; empty where it did not.
     """
 
@@ -39,7 +40,7 @@ class Termination:
     uid: str
     job_uid: str
     phase: Phase
-    exit_code: int
+    exit_code: int | None
     node: str | None = None
     attempt: int = 0
     slice_index: int = 0
@@ -47,6 +48,9 @@ class Termination:
     reason: str = ""
     text: str = ""
     disruption: str = ""
+    disruption_message: str = ""
+    disrupted_at: datetime.datetime | None = None
+    created_at: datetime.datetime | None = None
     started_at: datetime.datetime | None = None
     finished_at: datetime.datetime | None = None
     report: TerminationReport | None = None
@@ -81,27 +85,30 @@ class Termination:
 
 
 def of_pod(pod: Pod) -> Termination | None:
-    """The end of a pod's trainer, if it has ended."""
+    """The end of a pod's trainer, if it has ended or the cluster takes its pod away."""
     ended = pod.trainer.state.terminated if pod.trainer else None
-    phase = pod.phase
-    if ended is None or phase is None:
+    phase, disrupted = pod.phase, pod.disrupted
+    if phase is None or (ended is None and disrupted is None):
         return None
-    report = _report(ended.message, phase, ended.exit_code)
+    report = _report(ended.message, phase, ended.exit_code) if ended else None
     return Termination(
         pod=pod.metadata.name,
         uid=pod.metadata.uid,
         job_uid=pod.job_uid,
         phase=phase,
-        exit_code=ended.exit_code,
+        exit_code=ended.exit_code if ended else None,
         node=pod.spec.node_name,
         attempt=pod.attempt,
         slice_index=pod.slice_index,
         host_index=pod.host_index,
-        reason=ended.reason,
-        text="" if report else ended.message.strip()[-TEXT_LIMIT:],
-        disruption=pod.disrupted.reason if pod.disrupted else "",
-        started_at=ended.started_at,
-        finished_at=ended.finished_at,
+        reason=ended.reason if ended else "",
+        text="" if report or not ended else ended.message.strip()[-TEXT_LIMIT:],
+        disruption=disrupted.reason if disrupted else "",
+        disruption_message=disrupted.message if disrupted else "",
+        disrupted_at=disrupted.last_transition_time if disrupted else None,
+        created_at=pod.metadata.creation_timestamp,
+        started_at=ended.started_at if ended else None,
+        finished_at=ended.finished_at if ended else None,
         report=report,
     )
 

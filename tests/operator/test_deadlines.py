@@ -148,14 +148,14 @@ def test_a_limit_that_is_reached_fails_the_job_and_gives_the_slice_back(
     reason, due = expected
     before = derive.status(observed, at(due - 1))
     assert before.phase is not JobPhase.FAILED
-    assert plan.release(dataclasses.replace(observed, status=before)) == ()
+    assert plan.release(dataclasses.replace(observed, status=before), at(due)) == ()
     failed = derive.status(observed, at(due + 30))
     assert failed.phase is JobPhase.FAILED
     assert failed.failure is not None
     assert (failed.failure.class_, failed.failure.reason, failed.failure.time) == ("Deadline", reason, at(due))
     assert failed.completion_time == at(due)
     assert failed.failure.hint
-    assert [action.name for action in plan.release(dataclasses.replace(observed, status=failed))] == ["tiny"]
+    assert [action.name for action in plan.release(dataclasses.replace(observed, status=failed), at(due))] == ["tiny"]
 
 
 def test_the_failure_says_what_the_slice_waited_for() -> None:
@@ -190,7 +190,7 @@ def test_the_time_held_is_told_and_ends_with_every_pause() -> None:
 
 def test_a_failed_job_keeps_what_has_ended_so_that_its_logs_can_be_read() -> None:
     ended = job(jobset=a_jobset(100, condition("Failed", 500)), status=LoraDpoJobStatus(phase=JobPhase.FAILED))
-    assert plan.release(ended) == ()
+    assert plan.release(ended, at(900)) == ()
 
 
 def a_slice_job(seconds: int, *, started: int = 101) -> Job:

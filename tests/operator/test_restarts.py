@@ -1,0 +1,159 @@
+"""What restarts cost, and which of them lead nowhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from lora_dpo_api.protocol import Checkpoint, Phase, TrainerState
+from lora_dpo_api.status import ConditionType, Crash, JobPhase, LoraDpoJobStatus
+from lora_dpo_operator import crashes, derive, plan
+from lora_dpo_operator.nodes import Node
+from lora_dpo_operator.observed import Observed
+
+from .builders import a_batch_job, a_jobset, a_pod, at, condition, observe, prepared_status, progress, train_report
+
+PREPARE = a_batch_job(Phase.PREPARE, 1, condition("Complete", 20))
+
+
+def running(**fields: Any) -> Observed:
+    attempt = fields.pop("attempt", 0)
+    pods = (a_pod(Phase.TRAIN, 21 + attempt, attempt=attempt, running=25 + attempt),)
+    defaults: dict[str, Any] = {
+        "status": prepared_status(),
+        "prepare": PREPARE,
+        "jobset": a_jobset(21, restarts=attempt),
+        "pods": pods,
+        "report": progress(attempt=attempt),
+    }
+    return observe(**(defaults | fields))
+
+
+def crash(attempt: int, step: int | None, checkpoint: int | None) -> Crash:
+    return Crash(attempt=attempt, step=step, checkpoint_step=checkpoint, exit_code=70)
+
+
+LOOPS: dict[str, tuple[list[Crash], bool]] = {
+    "three at one step": ([crash(0, 9, 8), crash(1, 9, 8), crash(2, 9, 8)], True),
+    "before any step": ([crash(0, None, None), crash(1, None, None), crash(2, None, None)], True),
+    "later ones do not even get so far": ([crash(0, 9, 8), crash(1, None, 8), crash(2, 8, 8)], True),
+    "two": ([crash(0, 9, 8), crash(1, 9, 8)], False),
+    "a checkpoint in between": ([crash(0, 9, 8), crash(1, 9, 8), crash(2, 9, 9)], False),
+    "a step further": ([crash(0, 9, 8), crash(1, 9, 8), crash(2, 10, 8)], False),
+    "a preemption in between": ([crash(0, 9, 8), crash(1, 9, 8), crash(3, 9, 8)], False),
+    "progress long ago": ([crash(0, 1, 0), crash(1, 9, 8), crash(2, 9, 8), crash(3, 9, 8)], True),
+}
+
+
+@pytest.mark.parametrize(("record", "loop"), LOOPS.values(), ids=LOOPS)
+def test_a_loop_is_three_crashes_in_a_row_without_progress(record: list[Crash], loop: bool) -> None:
+    assert crashes.in_a_loop(record) is loop
+
+
+def crashed(attempt: int, status: LoraDpoJobStatus, **report: Any) -> Observed:
+    said = train_report(70, "InternalError", message="boom", progress=progress(step=9, attempt=attempt, **report))
+    pod = a_pod(Phase.TRAIN, 30 + attempt, attempt=attempt, ended=(60 + attempt, 70), message=said)
+    return running(attempt=attempt, pods=(), gone=(pod,), report=None, status=status)
+
+
+def test_a_crash_loop_ends_the_job_with_that_said_and_gives_the_slice_back() -> None:
+    saved = Checkpoint(step=8, time=at(40), path="gs://bucket/runs/tiny/checkpoints/step-00000008")
+    status = prepared_status()
+    for attempt in (0, 1):
+        seen = derive.status(crashed(attempt, status, last_checkpoint=saved), at(100))
+        status = derive.status(crashed(attempt, seen, last_checkpoint=saved), at(101))
+        assert status.phase is not JobPhase.FAILED
+    assert [entry.attempt for entry in status.crashes] == [0, 1]
+    third = crashed(2, status, last_checkpoint=saved)
+    failed = derive.status(third, at(102))
+    assert failed.phase is JobPhase.FAILED
+    assert failed.failure is not None
+    assert (failed.failure.class_, failed.failure.reason, failed.failure.exit_code) == ("Internal", "CrashLoop", 70)
+    assert "crashed 3 times in a row and got no further than step 9 (the last checkpoint is of step 8)" in (
+        failed.failure.message
+    )
+    assert "boom" in failed.failure.message
+    assert plan.release(dataclasses.replace(third, status=failed), at(102)) == (plan.Delete(plan.JOBSETS, "tiny"),)
+
+
+@pytest.mark.parametrize(
+    ("pods", "recorded"),
+    [
+        ((a_pod(Phase.TRAIN, 30, ended=(60, 139)),), 1),
+        ((a_pod(Phase.TRAIN, 30, ended=(60, 42), message=train_report(42, "Preempted")),), 0),
+        ((a_pod(Phase.TRAIN, 30, ended=(60, 69), message=train_report(69, "Unreachable")),), 0),
+        (
+            (
+                a_pod(Phase.TRAIN, 30, host=0, ended=(60, 134)),
+                a_pod(Phase.TRAIN, 30, host=1, disrupted="DeletionByTaintManager"),
+            ),
+            0,
+        ),
+    ],
+    ids=["a crash", "a preemption", "a bucket that does not answer", "the peer of a host that was taken away"],
+)
+def test_only_crashes_are_on_the_record(pods: Any, recorded: int) -> None:
+    assert len(derive.status(running(pods=(), gone=pods, report=None), at(100)).crashes) == recorded
+
+
+def test_steps_done_again_are_counted_once_the_new_attempt_knows_where_it_goes_on() -> None:
+    status = derive.status(running(report=progress(step=9, updated=50)), at(50))
+    assert (status.step, status.steps_lost) == (9, 0)
+    loading = progress(TrainerState.LOADING, step=0, updated=60, attempt=1)
+    status = derive.status(running(attempt=1, report=loading, status=status), at(60))
+    assert (status.step, status.steps_lost, status.trainer_state) == (9, 0, "Loading")
+    compiling = progress(TrainerState.COMPILING, step=6, updated=70, attempt=1, resumed_from_step=6)
+    status = derive.status(running(attempt=1, report=compiling, status=status), at(70))
+    assert (status.step, status.steps_lost) == (6, 3)
+    on = progress(step=12, updated=80, attempt=1, resumed_from_step=6)
+    status = derive.status(running(attempt=1, report=on, status=status), at(80))
+    assert (status.step, status.steps_lost) == (12, 3)
+
+
+def test_a_start_from_scratch_loses_all_steps_and_one_from_the_last_step_none() -> None:
+    before = derive.status(running(report=progress(step=9, updated=50)), at(50))
+    fresh = progress(TrainerState.REFERENCE, step=0, updated=70, attempt=1)
+    assert derive.status(running(attempt=1, report=fresh, status=before), at(70)).steps_lost == 9
+    exact = progress(step=11, updated=70, attempt=1, resumed_from_step=9)
+    assert derive.status(running(attempt=1, report=exact, status=before), at(70)).steps_lost == 0
+
+
+def test_a_host_that_went_with_its_node_is_named_though_nobody_knows_its_exit_code() -> None:
+    lost = a_pod(Phase.TRAIN, 21, running=25, disrupted="DeletionByTaintManager")
+    said = derive.status(running(pods=(lost,)), at(50))
+    assert said.message == "node-1 is being taken away (DeletionByTaintManager): the slice saves and starts again"
+    restarting = condition("RestartingJobSet", 51, reason="FailurePolicy_disruption")
+    jobset = a_jobset(21, restarting, restarts=1, counted=0)
+    status = derive.status(running(jobset=jobset, pods=(), gone=(lost,), status=said), at(60))
+    assert (
+        status.message
+        == "The slice is being restarted (attempt 2) after node-1 was taken away (DeletionByTaintManager)"
+    )
+    assert status.disruption is not None
+    assert (status.disruption.node, status.disruption.reason) == ("node-1", "DeletionByTaintManager")
+    assert (status.failure, status.restarts, status.preemptions) == (None, 0, 1)
+    later = running(attempt=1, status=status)
+    assert derive.status(later, at(90)).disruption == status.disruption
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({"cloud.google.com/scheduled-maintenance-time": "1767272400"}, "from 2026-01-01 13:00 UTC"),
+        ({"cloud.google.com/active-node-maintenance": "ONGOING"}, "maintenance now"),
+    ],
+)
+def test_announced_maintenance_is_shown_before_it_happens(labels: dict[str, str], words: str) -> None:
+    node = Node.model_validate({"metadata": {"name": "node-1", "labels": labels}})
+    status = derive.status(running(maintenance=(node,)), at(60))
+    found = status.condition(ConditionType.MAINTENANCE)
+    assert found is not None
+    assert (found.status, found.reason) == ("True", "HostMaintenance")
+    assert "node-1" in found.message
+    assert words in found.message
+    after = derive.status(running(status=status), at(90)).condition(ConditionType.MAINTENANCE)
+    assert after is not None
+    assert after.status == "False"
+    assert derive.status(running(), at(60)).condition(ConditionType.MAINTENANCE) is None
