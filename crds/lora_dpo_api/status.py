@@ -225,6 +225,8 @@ class LoraDpoJobStatus(StatusPart):
     """The newest complete checkpoint."""
     last_progress_time: AwareDatetime | None = None
     """When rank 0 last reported."""
+    last_step_time: AwareDatetime | None = None
+    """When a step was last seen to be done."""
     start_time: AwareDatetime | None = None
     """When the job was accepted."""
     running_since: AwareDatetime | None = None

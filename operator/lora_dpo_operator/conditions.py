@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 from typing import Literal
 
-from lora_dpo_api.protocol import Phase
+from lora_dpo_api import durations
+from lora_dpo_api.protocol import Phase, ProgressReport
 from lora_dpo_api.status import Condition, ConditionType, Failure, JobPhase
 from lora_dpo_operator import failures
 from lora_dpo_operator.observed import Accepted, Observed, Refused
@@ -14,6 +15,9 @@ from lora_dpo_operator.reasons import Reason
 from lora_dpo_operator.waiting import Wait, prepare_wait, slice_wait
 
 Status = Literal["True", "False", "Unknown"]
+
+STALLED_AFTER = datetime.timedelta(minutes=15)
+"""Without a step for so long, a slice that trains is not healthy."""
 
 SERVING_AFTER = datetime.timedelta(seconds=120)
 """Until then a container that runs may still be importing, and nobody listens."""
@@ -29,7 +33,7 @@ def derive(
         _queued(observed, phase),
         _running(observed, phase),
         _progress_reachable(observed, phase, now),
-        _healthy(observed),
+        _healthy(observed, phase),
         _suspended(observed, phase),
         _maintenance(observed, phase),
         _simulated(observed),
@@ -135,7 +139,7 @@ def _should_serve(leader: Pod, now: datetime.datetime) -> bool:
     return running is not None and running.started_at is not None and now - running.started_at >= SERVING_AFTER
 
 
-def _healthy(observed: Observed) -> Condition | None:
+def _healthy(observed: Observed, phase: JobPhase) -> Condition | None:
     report = observed.progress
     if report is None:
         before = observed.status.condition(ConditionType.HEALTHY)
@@ -144,7 +148,23 @@ def _healthy(observed: Observed) -> Condition | None:
         metrics = ", ".join(report.non_finite)
         message = f"Not finite at step {report.step}: {metrics}. Lower spec.optimizer.learningRate"
         return _condition(observed, ConditionType.HEALTHY, "False", Reason.NON_FINITE, message)
+    idle = _idle(observed, report)
+    if phase is JobPhase.RUNNING and idle >= STALLED_AFTER:
+        message = (
+            f"No step was done for {durations.text(idle.total_seconds())} (step {report.step}, {report.state}). "
+            f"kubectl logs {observed.leader.metadata.name if observed.leader else 'the pods'}; deleting the pod starts "
+            "the slice again from its last checkpoint"
+        )
+        return _condition(observed, ConditionType.HEALTHY, "False", Reason.STALLED, message)
     return _condition(observed, ConditionType.HEALTHY, "True", Reason.FINITE, "Every metric is finite")
+
+
+def _idle(observed: Observed, report: ProgressReport) -> datetime.timedelta:
+    """How long rank 0 says the same step, by its own clock."""
+    status = observed.status
+    same = (status.step, status.reported_attempt, status.trainer_state) == (report.step, report.attempt, report.state)
+    since = status.last_step_time if same else None
+    return report.updated_at - since if since else datetime.timedelta(0)
 
 
 def _suspended(observed: Observed, phase: JobPhase) -> Condition | None:

@@ -146,6 +146,17 @@ class Observed:
         return self.status.image or (self.prepare.image if self.prepare else None)
 
     @property
+    def running_image(self) -> str | None:
+        """The pinned image by the digest that its first pod ran, where its node pulled it from that repository."""
+        image, digest = self.pinned_image, self.status.image_digest or ""
+        repository, at, _ = digest.partition("@")
+        if image is None or not at or "@" in image:
+            return image
+        folder, _, last = image.rpartition("/")
+        wanted = "/".join(filter(None, (folder, last.partition(":")[0])))
+        return digest if repository == wanted or repository.endswith(f"/{wanted}") else image
+
+    @property
     def prepared(self) -> PreparedReport | None:
         """What prepare found out, from the status or from its pod."""
         if self.status.prepared is not None:

@@ -127,7 +127,7 @@ def blueprint_of(observed: Observed, verdict: Accepted, settings: Settings) -> B
         placement=verdict.placement,
         config=verdict.config,
         config_map=observed.pinned_config_map or names.config_map(name, verdict.config),
-        image=observed.pinned_image or verdict.spec.pod_template.image or settings.trainer_image,
+        image=observed.running_image or verdict.spec.pod_template.image or settings.trainer_image,
         spec_hash=observed.status.spec_hash or verdict.spec_hash,
         trainer_env=settings.trainer_env,
         queue_name=verdict.queue_name,
@@ -145,7 +145,11 @@ def _prepare(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]:
         # Its pod is gone, and its report with it: run it again, which costs little where its output exists.
         lost = not any(end.succeeded for end in observed.ends(Phase.PREPARE))
         return (Delete(JOBS, job.metadata.name),) if lost else ()
-    return _suspended(JOBS, job.metadata.name, now=job.spec.suspend, wanted=blueprint.spec.run_policy.suspend)
+    wanted = blueprint.spec.run_policy.suspend
+    return (
+        *_lost_config(observed, blueprint),
+        *_suspended(JOBS, job.metadata.name, now=job.spec.suspend, wanted=wanted),
+    )
 
 
 def _train(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]:
@@ -159,12 +163,13 @@ def _train(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]:
         return ()
     if found.failed:
         return ()
-    ends = tuple(_deadlines(observed, durations.seconds(blueprint.spec.run_policy.active_deadline)))
+    ends = _deadlines(observed, durations.seconds(blueprint.spec.run_policy.active_deadline))
+    kept = (*_lost_config(observed, blueprint), *ends)
     if blueprint.queue_name:
         # Kueue owns `suspend` of a queued JobSet.
-        return ends
+        return kept
     wanted = blueprint.spec.run_policy.suspend
-    return (*_suspended(JOBSETS, found.metadata.name, now=found.spec.suspend, wanted=wanted), *ends)
+    return (*_suspended(JOBSETS, found.metadata.name, now=found.spec.suspend, wanted=wanted), *kept)
 
 
 def _deadlines(observed: Observed, active: int) -> Iterator[SetDeadline]:
@@ -184,13 +189,20 @@ def _deadlines(observed: Observed, active: int) -> Iterator[SetDeadline]:
 def _export(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]:
     if observed.export is None:
         return (*_config(blueprint), Create(JOBS, export_job.build(blueprint)))
-    return ()
+    return _lost_config(observed, blueprint)
 
 
 def _config(blueprint: Blueprint) -> tuple[Action, ...]:
     """The ConfigMap, where its content is still the one that the job was started with."""
     current = names.config_map(blueprint.name, blueprint.config)
     return (Apply(CONFIG_MAPS, configmap.build(blueprint)),) if current == blueprint.config_map else ()
+
+
+def _lost_config(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]:
+    """The ConfigMap once more, where a pod waits for it: someone has deleted it."""
+    said = [event.message for event in observed.warnings] + [pod.stuck.message for pod in observed.pods if pod.stuck]
+    missing = f'configmap "{blueprint.config_map}" not found'
+    return _config(blueprint) if any(missing in message for message in said) else ()
 
 
 def _suspended(resource: Resource, name: str, *, now: bool, wanted: bool) -> tuple[Action, ...]:

@@ -40,6 +40,7 @@ def derive(observed: Observed) -> dict[str, Any]:
     return {
         "trainer_state": report.state.value,
         "reported_attempt": report.attempt,
+        "last_step_time": _last_step(report, observed.status),
         "steps_lost": observed.status.steps_lost + _lost(report, observed.status),
         "step": step,
         "total_steps": total,
@@ -93,6 +94,16 @@ def rounded(value: float) -> float:
 def newest(times: Sequence[datetime.datetime | None]) -> datetime.datetime | None:
     """The latest of the times that are known."""
     return max((time for time in times if time is not None), default=None)
+
+
+def _last_step(report: ProgressReport, before: LoraDpoJobStatus) -> datetime.datetime | None:
+    """When the step was seen to change; a new attempt and a new state (an evaluation) begin anew."""
+    same = (before.step, before.reported_attempt, before.trainer_state) == (
+        report.step,
+        report.attempt,
+        report.state.value,
+    )
+    return before.last_step_time if same and before.last_step_time else report.updated_at
 
 
 def _lost(report: ProgressReport, before: LoraDpoJobStatus) -> int:

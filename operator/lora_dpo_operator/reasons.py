@@ -46,6 +46,7 @@ class Reason(enum.StrEnum):
 
     FINITE = "Finite"
     NON_FINITE = "NonFinite"
+    STALLED = "Stalled"
 
     SIMULATED = "SimulatedTpu"
 

@@ -8,6 +8,7 @@ import pytest
 from lora_dpo_api.protocol import Phase
 from lora_dpo_api.status import JobPhase
 from lora_dpo_operator import plan
+from lora_dpo_operator.objects import EventView
 from lora_dpo_operator.observed import Observed
 
 from .builders import (
@@ -135,3 +136,30 @@ def test_the_spec_hash_ignores_what_the_pods_do_not_depend_on() -> None:
     assert created(observe(SUSPENDED))["metadata"]["annotations"] == plain
     other = created(observe(a_job({"beta": 0.2})))["metadata"]["annotations"]
     assert other["training.loradpo.dev/spec-hash"] != plain["training.loradpo.dev/spec-hash"]
+
+
+DIGEST = "@sha256:" + "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("image", "ran", "expected"),
+    [
+        ("registry.example.com:5000/a/trainer:v2", "registry.example.com:5000/a/trainer", True),
+        ("trainer:v2", "docker.io/library/trainer", True),
+        ("trainer:v2", "docker.io/library/other-trainer", False),
+        ("trainer:v2", "", False),
+    ],
+    ids=["its own repository", "a short name", "another repository", "an image that was never pulled"],
+)
+def test_the_slice_runs_the_digest_that_prepare_ran(image: str, ran: str, expected: bool) -> None:
+    digest = f"{ran}{DIGEST}" if ran else "sha256:" + "0" * 64
+    status = prepared_status(image=image, image_digest=digest)
+    template = created(observe(status=status))["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    assert template["spec"]["containers"][0]["image"] == (digest if expected else image)
+
+
+def test_a_configmap_that_was_deleted_under_a_pod_is_made_again() -> None:
+    lost = EventView(type="Warning", reason="FailedMount", message=f'configmap "{config_map_name()}" not found')
+    waits = a_pod(Phase.TRAIN, 21, waiting=("ContainerCreating", ""))
+    observed = observe(status=prepared_status(), jobset=a_jobset(21), pods=(waits,), warnings=(lost,))
+    assert [told(action) for action in plan.actions(observed, SETTINGS)] == ["Apply ConfigMap tiny"]

@@ -157,3 +157,17 @@ def test_announced_maintenance_is_shown_before_it_happens(labels: dict[str, str]
     assert after is not None
     assert after.status == "False"
     assert derive.status(running(), at(60)).condition(ConditionType.MAINTENANCE) is None
+
+
+def test_a_slice_without_a_step_for_a_quarter_of_an_hour_is_not_healthy() -> None:
+    status = derive.status(running(report=progress(step=9, updated=50)), at(50))
+    for updated, healthy in ((60, "True"), (949, "True"), (950, "False")):
+        found = running(report=progress(step=9, updated=updated), status=status)
+        status = derive.status(found, at(updated))
+        said = status.condition(ConditionType.HEALTHY)
+        assert said is not None
+        assert said.status == healthy, updated
+    assert said.reason == "Stalled"
+    assert "No step was done for 15m (step 9, Training)" in said.message
+    on = derive.status(running(report=progress(step=10, updated=960), status=status), at(960))
+    assert on.condition(ConditionType.HEALTHY).status == "True"  # type: ignore[union-attr]
