@@ -2,7 +2,9 @@
 
 Before anything was made for it (phase Pending: it waits for the operator, or was not accepted) a job may change freely.
 While it runs only its pause, deadlines and lifetime may; while it is suspended or has failed everything may but what
-the run *is*: model, data, adapter and output. Labels and annotations are never part of the spec.
+the run *is*: model, data, adapter, objective and output. The trainer compares the same fields with what is in
+`output.path`, and would refuse another value after the job had been resumed. Labels and annotations are never part of
+the spec.
 
 The rules stand in an admission policy: in the CRD itself the API server refuses to compare whole objects, for it bounds
 the cost of a rule before it has seen a value.
@@ -16,7 +18,6 @@ from pydantic.alias_generators import to_camel
 
 from lora_dpo_api.job import LoraDpoJobSpec
 from lora_dpo_api.spec_running import RunPolicy
-from lora_dpo_api.spec_training import Lora
 
 IDENTITY = (
     "initializeFromHf",
@@ -24,6 +25,11 @@ IDENTITY = (
     "data",
     "trainSeqLen",
     "validationSplitFraction",
+    "trainer",
+    "optimizer",
+    "lora",
+    "beta",
+    "loss",
     "adapter",
     "reference",
     "output",
@@ -31,8 +37,6 @@ IDENTITY = (
     "managedBy",
 )
 """What makes a run that run: its checkpoints fit no other."""
-
-ADAPTER_SHAPE = tuple(to_camel(name) for name in Lora.model_fields if name != "dropout")
 
 ALWAYS_MUTABLE = ("suspend", "startupTimeout", "activeDeadline", "queueTimeout", "ttlAfterFinished")
 """Fields of `spec.runPolicy` that may change at any time."""
@@ -63,18 +67,17 @@ def rules() -> tuple[ChangeRule, ...]:
     policies = [to_camel(name) for name in RunPolicy.model_fields]
     kept = [f"runPolicy.?{field}" for field in policies if field not in ALWAYS_MUTABLE]
     return (
-        *(_never(field, [field]) for field in IDENTITY),
-        _never("lora", [f"lora.?{field}" for field in ADAPTER_SHAPE], but=" (except dropout)"),
+        *(_never(field) for field in IDENTITY),
         *(_while_suspended(field, [field]) for field in settings),
         _while_suspended("runPolicy", kept, but=f" (except {', '.join(ALWAYS_MUTABLE)})"),
     )
 
 
-def _never(field: str, paths: list[str], but: str = "") -> ChangeRule:
+def _never(field: str) -> ChangeRule:
     return ChangeRule(
-        f"!({STARTED}) || ({_same(paths)})",
+        f"!({STARTED}) || ({_same([field])})",
         f"spec.{field}",
-        f"cannot change once the job has started{but}: its checkpoints fit no other run. Make another job with another "
+        "cannot change once the job has started: its checkpoints fit no other run. Make another job with another "
         "output.path",
     )
 

@@ -121,14 +121,15 @@ def test_the_guides_advice_is_a_warning_at_apply(
 def test_a_running_job_takes_only_pauses_deadlines_and_lifetimes(kubectl: Kubectl, started: str) -> None:
     policy = {"runPolicy": {"activeDeadline": "48h", "ttlAfterFinished": "7d", "suspend": True}}
     assert "patched" in changed(kubectl, started, policy, "--dry-run=server")
-    assert "spec.beta: cannot change while the job runs" in changed(kubectl, started, {"beta": 0.2})
+    assert "spec.eval: cannot change while the job runs" in changed(kubectl, started, {"eval": {"everySteps": 7}})
     assert "spec.lora: cannot change once the job has started" in changed(kubectl, started, {"lora": {"r": 32}})
 
 
 def test_a_suspended_job_takes_all_but_what_the_run_is(kubectl: Kubectl, started: str) -> None:
     changed(kubectl, started, {"runPolicy": {"suspend": True}})
-    assert "patched" in changed(kubectl, started, {"beta": 0.2, "tpu": {"topology": "2x2x2"}})
+    assert "patched" in changed(kubectl, started, {"eval": {"everySteps": 7}, "tpu": {"topology": "2x2x2"}})
     assert "spec.output: cannot change" in changed(kubectl, started, {"output": {"path": "gs://other/run"}})
+    assert "spec.beta: cannot change once the job has started" in changed(kubectl, started, {"beta": 0.2})
 
 
 def test_explain_reads_like_a_manual(kubectl: Kubectl) -> None:

@@ -107,7 +107,7 @@ RETRIES: dict[str, tuple[Observed, list[str]]] = {
         ["Apply tiny", "Create tiny-export"],
     ),
     "a spec that was mended since is prepared again": (
-        observe(asked(spec={"beta": 0.2}), status=failed(), prepare=PREPARE),
+        observe(asked(spec={"eval": {"everySteps": 7}}), status=failed(), prepare=PREPARE),
         ["Delete tiny-prepare"],
     ),
 }
@@ -159,7 +159,7 @@ def test_what_an_earlier_slice_left_behind_is_not_of_the_new_one() -> None:
 
 PAUSED = prepared_status(phase=JobPhase.SUSPENDED, spec_hash=spec_hash(), config_map="tiny-config-old")
 STOPPED = a_jobset(21, condition("Suspended", 80), suspend=True)
-CHANGED = {"beta": 0.2}
+CHANGED = {"eval": {"everySteps": 7}}
 
 EDITS: dict[str, tuple[Observed, list[str]]] = {
     "as long as it is suspended, nothing happens": (
