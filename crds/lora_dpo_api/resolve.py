@@ -62,6 +62,7 @@ def resolve(job: LoraDpoJob) -> Resolved:
     except SpecError as error:
         problems += error.problems
     problems += storage.problems(spec)
+    problems += _batch(spec, machines) if machines else []
     queue, conflict = _queue(job)
     problems += conflict
 
@@ -88,6 +89,15 @@ def _hardware(spec: LoraDpoJobSpec) -> hardware.Hardware:
     if spec.cpu is not None:
         return hardware.of_cpu(spec.cpu)
     raise SpecError([Problem("spec", "names no machines", ("tpu", "cpu"))])
+
+
+def _batch(spec: LoraDpoJobSpec, machines: hardware.Hardware) -> list[Problem]:
+    """The trainer gives each device as many pairs of a step as any other."""
+    devices, size = machines.devices or machines.processes, spec.trainer.train_batch_size
+    if size % devices == 0:
+        return []
+    reason = f"cannot be split evenly over the {devices} devices of {machines.description}; set a multiple of {devices}"
+    return [Problem("spec.trainer.trainBatchSize", reason, value=size)]
 
 
 def _queue(job: LoraDpoJob) -> tuple[str | None, list[Problem]]:

@@ -57,6 +57,23 @@ def test_cpu_computes_in_float32_and_tpu_in_bfloat16(resolved: Resolve) -> None:
     assert (resolved({}).config.trainer.mp, on_tpu.config.trainer.mp) == ("p=f32,c=f32", "p=f32,c=bfloat16")
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"cpu": {"hosts": 2}}, "9 cannot be split evenly over the 2 devices of cpu x2; set a multiple of 2"),
+        (
+            {"cpu": None, "tpu": {"machineType": "ct5p-hightpu-4t", "topology": "2x2x2", "slices": 2}},
+            "9 cannot be split evenly over the 16 devices of v5p 2x2x2 x2; set a multiple of 16",
+        ),
+    ],
+)
+def test_a_batch_that_its_devices_cannot_share_is_refused_before_any_pod(
+    changes: Changes, sentence: str, refused: Refuse
+) -> None:
+    found = refused(changes | {"trainer": {"trainBatchSize": 9}})
+    assert found == [f"spec.trainer.trainBatchSize: {sentence}"]
+
+
 def test_warmup_is_a_share_or_a_number_of_steps(resolved: Resolve) -> None:
     assert resolved({"optimizer": {"warmupRatio": 0.05}}).config.optimizer.warmup == 0.05
     assert resolved({"optimizer": {"warmupSteps": 50}}).config.optimizer.warmup == 50

@@ -24,7 +24,7 @@ CHART = ROOT / "helm" / "lora-dpo-operator"
 RELEASE = "dpo"
 NAMESPACE = "dpo-system"
 DEFINITION = "crd/loradpojobs.training.loradpo.dev"
-LONG = {"trainer": {"numTrainSteps": 100_000, "trainBatchSize": 4}}
+LONG = {"trainer": {"numTrainSteps": 100_000, "trainBatchSize": 8}}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

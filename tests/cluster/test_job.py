@@ -14,7 +14,7 @@ from .conftest import Bucket, Kubectl, wait_for
 from .loradpojobs import Job, Operator, manifest, upload_model
 
 IN_ORDER = ["Pending", "Preparing", "Initializing", "Running", "Exporting", "Succeeded"]
-LONG = {"trainer": {"numTrainSteps": 100_000, "trainBatchSize": 4}}
+LONG = {"trainer": {"numTrainSteps": 100_000, "trainBatchSize": 8}}
 
 
 @pytest.fixture

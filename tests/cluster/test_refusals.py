@@ -40,7 +40,7 @@ def test_an_impossible_field_never_enters(job: Job, spec: dict[str, Any], words:
 
 def test_a_topology_that_does_not_exist_is_refused_without_any_pod(job: Job) -> None:
     tpu = {"machineType": "ct5p-hightpu-4t", "topology": "3x3x3"}
-    job.apply(manifest("tiny", "gs://b", cpu=None, tpu=tpu))
+    job.apply(manifest("tiny", "gs://b", cpu=None, tpu=tpu, trainer={"numTrainSteps": 6, "trainBatchSize": 8}))
     accepted = job.says(ConditionType.ACCEPTED, "False", "InvalidSpec")
     assert "spec.tpu.topology: 3x3x3 is not a topology of ct5p-hightpu-4t" in accepted.message
     assert job.objects() == []
@@ -49,7 +49,7 @@ def test_a_topology_that_does_not_exist_is_refused_without_any_pod(job: Job) -> 
 
     # A corrected spec is taken.
     tpu["topology"] = "2x2x2"
-    job.apply(manifest("tiny", "gs://b", cpu=None, tpu=tpu))
+    job.apply(manifest("tiny", "gs://b", cpu=None, tpu=tpu, trainer={"numTrainSteps": 6, "trainBatchSize": 8}))
     job.says(ConditionType.ACCEPTED, "True", "Accepted")
     job.delete()
 
