@@ -56,3 +56,9 @@ def test_a_rank_above_the_smallest_dimension_names_the_layer(lora: dict[str, Any
 
 def test_a_model_that_does_not_say_its_sizes_is_not_judged() -> None:
     plan.check_rank(LoraConfig(r=100_000), {"model_type": "other"})
+
+
+def test_a_layer_that_the_model_has_not_is_named_with_the_nearest_before_a_slice_is_held() -> None:
+    with pytest.raises(errors.ConfigError, match=r"names q_projection, which no .*; the nearest is q_proj\."):
+        plan.check_rank(LoraConfig(target_modules=["v_proj", "q_projection"]), MODEL)
+    plan.check_rank(LoraConfig(target_modules=["self_attn.q_proj", "lm_head"]), MODEL)

@@ -1,7 +1,8 @@
-"""Arithmetic that needs no accelerator: how many steps, and whether the adapter's rank fits the model."""
+"""Arithmetic that needs no accelerator: how many steps, and whether the adapter fits the model."""
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -29,15 +30,16 @@ def total_steps(run: RunConfig, train_pairs: int) -> int:
 
 
 def check_rank(lora: LoraConfig, model: Mapping[str, Any]) -> None:
-    """Refuse a rank above the smallest dimension of a layer that it applies to.
+    """Refuse a rank above the smallest dimension of a layer that it applies to, and layers that the model has not.
 
     Args:
         lora: The adapter's settings.
         model: The model's `config.json`; what it does not say is not checked.
 
     Raises:
-        ConfigError: naming the layer and its dimensions.
+        ConfigError: naming the layer and its dimensions, or the nearest one that exists.
     """
+    _check_names(lora, model)
     for name, (inputs, outputs) in _linear_layers(model).items():
         if not _targeted(lora, name):
             continue
@@ -46,6 +48,20 @@ def check_rank(lora: LoraConfig, model: Mapping[str, Any]) -> None:
             raise errors.ConfigError(
                 f"lora.r is {rank}, above the smallest dimension of {name} ({inputs} x {outputs}).",
                 hint=f"Set lora.r to at most {min(inputs, outputs)}, or leave {name} out of lora.target_modules.",
+            )
+
+
+def _check_names(lora: LoraConfig, model: Mapping[str, Any]) -> None:
+    known = sorted({*_linear_layers(model), "lm_head"})
+    if not isinstance(lora.target_modules, list) or len(known) == 1:
+        return
+    for wanted in lora.target_modules:
+        if wanted.rsplit(".", 1)[-1] not in known:
+            near = difflib.get_close_matches(wanted, known, 1, cutoff=0.0)[0]
+            raise errors.ConfigError(
+                f"lora.target_modules names {wanted}, which no linear layer of this model is called; the nearest is "
+                f"{near}.",
+                hint=f"The linear layers of this model: {', '.join(known)}.",
             )
 
 
