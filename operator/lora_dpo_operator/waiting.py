@@ -128,10 +128,11 @@ def watched(observed: Observed) -> ObjectMeta | None:
         return job.metadata if not (job.ended or job.spec.suspend or observed.pods_of(phase)) else None
     if observed.jobset is None or observed.jobset.suspended or observed.jobset.ended:
         return None
+    if observed.slice_pods:
+        return None
     if not observed.slice_jobs:
         return observed.jobset.metadata
-    empty = [job for job in observed.slice_jobs if not job.ended and not observed.slice_pods]
-    return empty[0].metadata if empty else None
+    return next((job.metadata for job in observed.slice_jobs if not job.ended), None)
 
 
 def _first(observed: Observed, pods: Iterable[Pod]) -> Wait | None:

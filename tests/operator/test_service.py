@@ -1,30 +1,239 @@
-"""What the service knows of the jobs, as the metrics show it."""
+"""One job after another state, through the service, against a real HTTP server that holds what a cluster would.
+
+What counts here is the order of the calls: what is written before something is deleted, and what is tried again.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import json
+from collections.abc import AsyncIterator
+from typing import Any
 
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from kubernetes.aio import client as kube
 
-from lora_dpo_api.status import LoraDpoJobStatus
-from lora_dpo_operator import names
+from lora_dpo_api.protocol import Phase
+from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
 from lora_dpo_operator.gateway import Gateway
 from lora_dpo_operator.metrics import Instruments
 from lora_dpo_operator.service import Service
 
-from .builders import NAME, NAMESPACE, SETTINGS, UID, a_job
+from .builders import (
+    NAME,
+    NAMESPACE,
+    SETTINGS,
+    UID,
+    a_batch_job,
+    a_job,
+    a_jobset,
+    a_pod,
+    at,
+    condition,
+    prepare_report,
+    prepared_status,
+)
+
+KEY = (NAMESPACE, NAME)
+JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
+NODES = "/api/v1/nodes"
+JOBSETS = f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{NAMESPACE}/jobsets"
+JOBSET = f"{JOBSETS}/{NAME}"
+JOB = f"/apis/training.loradpo.dev/v1alpha1/namespaces/{NAMESPACE}/loradpojobs/{NAME}"
 
 
-async def test_a_pod_alone_makes_no_job() -> None:
-    gateway = Gateway(kube.ApiClient(kube.Configuration()))
-    service = Service(gateway, SETTINGS, Instruments(), clock=lambda: datetime.datetime.now(datetime.UTC))
-    try:
-        metadata = {"name": "p", "namespace": NAMESPACE, "uid": "u", "labels": names.labels(NAME, UID)}
-        assert service.capture({"metadata": metadata}) == (NAMESPACE, NAME)
-        assert service.snapshot() == {}
-        service.note(a_job())
-        assert service.snapshot() == {(NAMESPACE, NAME): LoraDpoJobStatus()}
-        service.forget(known=set())
-        assert service.snapshot() == {}
-    finally:
+def wire(model: Any) -> dict[str, Any]:
+    written: dict[str, Any] = model.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return written
+
+
+@dataclasses.dataclass
+class Cluster:
+    """What the server holds, and what it was asked to change, in order.
+
+    Attributes:
+        refuses: status and message with which it answers a verb and path.
+        now: the clock of the operator under test.
+    """
+
+    held: dict[str, Any]
+    calls: list[str] = dataclasses.field(default_factory=list)
+    bodies: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    refuses: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
+    now: datetime.datetime = dataclasses.field(default_factory=lambda: at(30))
+    monotonic: float = 0.0
+
+    def advance(self, seconds: int) -> None:
+        self.now += datetime.timedelta(seconds=seconds)
+        self.monotonic += seconds
+
+    @property
+    def status(self) -> LoraDpoJobStatus:
+        return LoraDpoJobStatus.model_validate(self.held[JOB].get("status", {}))
+
+    async def answer(self, request: web.Request) -> web.Response:
+        call = f"{request.method} {request.path}"
+        if call in self.refuses:
+            status, message = self.refuses[call]
+            return web.json_response({"message": message}, status=status)
+        if request.method == "GET":
+            found = self.held.get(request.path)
+            if found is None:
+                return web.json_response({"message": "not found"}, status=404)
+            return web.json_response({"items": found} if isinstance(found, list) else found)
+        body = json.loads(await request.read())
+        if request.path != EVENTS:
+            self.calls.append(call)
+            self.bodies.append(body)
+        return web.json_response(self._changed(request, body))
+
+    def _changed(self, request: web.Request, body: dict[str, Any]) -> dict[str, Any]:
+        if request.path == f"{JOB}/status":
+            self.held[JOB] = self.held[JOB] | {"status": body["status"]}
+        elif request.path == JOBSETS:
+            made = {"uid": "made", "creationTimestamp": self.now.strftime("%Y-%m-%dT%H:%M:%SZ")}
+            self.held[JOBSET] = body | {"metadata": body["metadata"] | made}
+            return dict(self.held[JOBSET])
+        elif request.method == "DELETE":
+            self.held.pop(request.path, None)
+        return body
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    """A prepared job whose slice waits for hosts, with a minute of patience."""
+    raw = a_job({"runPolicy": {"queueTimeout": "1m", "ttlAfterFinished": "10m"}})
+    waits = a_pod(Phase.TRAIN, 21, unschedulable="0/1 nodes are available: 1 Insufficient google.com/tpu.")
+    return Cluster(
+        {
+            JOB: raw | {"status": wire(prepared_status())},
+            JOBS: [wire(a_batch_job(Phase.PREPARE, 1, condition("Complete", 20)))],
+            JOBSET: wire(a_jobset(21)),
+            PODS: [wire(a_pod(Phase.PREPARE, 1, ended=(19, 0), message=prepare_report())), wire(waits)],
+            EVENTS: [],
+            NODES: [],
+        }
+    )
+
+
+@pytest.fixture
+async def service(cluster: Cluster) -> AsyncIterator[Service]:
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", cluster.answer)
+    async with TestServer(app) as server:
+        gateway = Gateway(kube.ApiClient(kube.Configuration(host=str(server.make_url("")).rstrip("/"))))
+        yield serving(cluster, gateway)
         await gateway.close()
+
+
+def serving(cluster: Cluster, gateway: Gateway) -> Service:
+    """The operator, freshly started."""
+    return Service(gateway, SETTINGS, Instruments(), clock=lambda: cluster.now, monotonic=lambda: cluster.monotonic)
+
+
+async def test_the_operator_looks_again_when_a_limit_is_reached_and_tells_before_it_deletes(
+    cluster: Cluster, service: Service
+) -> None:
+    await service.reconcile(KEY)
+    assert cluster.status.phase is JobPhase.QUEUED
+    cluster.advance(50)
+    assert service.due() == []
+    cluster.advance(1)
+    assert service.due() == [KEY]
+    cluster.calls.clear()
+    await service.reconcile(KEY)
+    assert cluster.status.phase is JobPhase.FAILED
+    assert cluster.status.failure is not None
+    assert cluster.status.failure.reason == "QueueTimeout"
+    assert cluster.calls == [f"PATCH {JOB}/status", f"DELETE {JOBSET}"]
+    cluster.calls.clear()
+    await service.reconcile(KEY)
+    assert cluster.calls == []
+
+
+async def test_a_slice_that_could_not_be_given_back_is_tried_again_also_after_a_restart(
+    cluster: Cluster, service: Service
+) -> None:
+    cluster.advance(60)
+    cluster.refuses[f"DELETE {JOBSET}"] = (500, "etcd is away")
+    await service.reconcile(KEY)
+    assert (cluster.status.phase, JOBSET in cluster.held) == (JobPhase.FAILED, True)
+    cluster.advance(1)
+    assert service.due() == [KEY]
+    cluster.refuses.clear()
+    # A restarted operator hears of every JobSet that there is.
+    await serving(cluster, service.gateway).reconcile(KEY)
+    assert JOBSET not in cluster.held
+    assert cluster.status.phase is JobPhase.FAILED
+
+
+async def test_a_finished_job_is_deleted_when_its_time_is_over_also_by_an_operator_that_was_away(
+    cluster: Cluster, service: Service
+) -> None:
+    cluster.advance(60)
+    await service.reconcile(KEY)
+    ended = cluster.status.completion_time
+    assert ended == at(81)
+    fresh = serving(cluster, service.gateway)
+    assert not fresh.note(cluster.held[JOB])
+    assert fresh.due() == []
+    cluster.advance(600)
+    assert fresh.due() == [KEY]
+    cluster.calls.clear()
+    await fresh.reconcile(KEY)
+    assert cluster.calls == [f"DELETE {JOB}"]
+    assert cluster.bodies[-1] == {"propagationPolicy": "Background", "preconditions": {"uid": UID}}
+    await fresh.reconcile(KEY)
+    assert fresh.snapshot() == {}
+
+
+async def test_a_failed_job_that_is_asked_to_try_again_gets_a_new_slice_once_the_old_one_is_gone(
+    cluster: Cluster, service: Service
+) -> None:
+    cluster.advance(60)
+    await service.reconcile(KEY)
+    cluster.held[JOB]["metadata"]["annotations"] = {"training.loradpo.dev/retry": "again"}
+    assert service.note(cluster.held[JOB])
+    assert service.retry_asked(cluster.held[JOB])
+    cluster.calls.clear()
+    await service.reconcile(KEY)
+    assert cluster.calls == []
+    del cluster.held[PODS][1]
+    await service.reconcile(KEY)
+    assert cluster.calls[1:] == [f"POST {JOBSETS}", f"PATCH {JOB}/status"]
+    assert cluster.calls[0].startswith(f"PATCH /api/v1/namespaces/{NAMESPACE}/configmaps/")
+    status = cluster.status
+    assert (status.phase, status.failure, status.retry) == (JobPhase.INITIALIZING, None, "again")
+    assert [entry.phase.value for entry in status.timeline][-2:] == ["Failed", "Initializing"]
+    assert not service.retry_asked(cluster.held[JOB])
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "reason"),
+    [
+        (403, 'jobsets "tiny" is forbidden: exceeded quota: small, requested: count/jobsets=1', "small"),
+        (500, 'Internal error occurred: failed calling webhook "mjobset.kb.io": no endpoints', "mjobset.kb.io"),
+    ],
+    ids=["quota", "a webhook that does not answer"],
+)
+async def test_what_the_cluster_refuses_for_now_is_told_and_tried_again(
+    cluster: Cluster, service: Service, status: int, message: str, reason: str
+) -> None:
+    del cluster.held[JOBSET], cluster.held[PODS][1]
+    cluster.refuses[f"POST {JOBSETS}"] = (status, message)
+    await service.reconcile(KEY)
+    assert message in str(cluster.status.message)
+    assert "Hint: " in str(cluster.status.message)
+    assert reason in str(cluster.status.message).split("Hint: ")[1]
+    assert cluster.status.failure is None
+    cluster.refuses.clear()
+    cluster.advance(round(SETTINGS.recheck_seconds))
+    assert service.due() == [KEY]
+    await service.reconcile(KEY)
+    assert JOBSET in cluster.held
+    assert cluster.status.phase is JobPhase.INITIALIZING
