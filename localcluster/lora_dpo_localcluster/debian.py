@@ -25,6 +25,7 @@ _CLUSTER = (
     ("/usr/lib/cni/bridge", "containernetworking-plugins"),
 )
 _BUILD = (("debootstrap", "debootstrap"),)
+_BROWSER = (("chromium-headless-shell", "chromium-headless-shell"),)
 _PROMETHEUS = (("prometheus", "prometheus"), ("promtool", "prometheus"))
 
 
@@ -53,6 +54,19 @@ def ensure_for_prometheus(report: Report) -> None:
         MissingProgramError: they are missing and can't be installed here.
     """
     _ensure(_PROMETHEUS, report)
+
+
+def ensure_for_browser(report: Report) -> str:
+    """See to it that a headless Chromium is there.
+
+    Returns:
+        Its path.
+
+    Raises:
+        MissingProgramError: it is missing and can't be installed here.
+    """
+    _ensure(_BROWSER, report)
+    return str(shutil.which(_BROWSER[0][0], path=_PATH))
 
 
 def require_root() -> None:

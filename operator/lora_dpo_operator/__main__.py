@@ -12,7 +12,7 @@ import sys
 import kopf
 from kubernetes.aio.config import ConfigException
 
-from lora_dpo_operator import gateway, handlers, progress, server, settings
+from lora_dpo_operator import gateway, handlers, progress, server, settings, ui
 from lora_dpo_operator.errors import SettingsError
 from lora_dpo_operator.metrics import Instruments
 from lora_dpo_operator.resync import Resync
@@ -41,7 +41,8 @@ async def run(chosen: Settings) -> None:
     session = progress.client()
     loop = Resync(service, session, now)
     health = server.Health(alive=loop.alive, ready=loop.ready)
-    runner = await server.start(server.application(instruments.registry, health), chosen.port)
+    pages = ui.routes(service.snapshot) if chosen.ui else ()
+    runner = await server.start(server.application(instruments.registry, health, pages), chosen.port)
     try:
         await _serve(chosen, service, loop)
     finally:

@@ -1,10 +1,10 @@
-"""Serves /metrics, /healthz and /readyz."""
+"""Serves /metrics, /healthz and /readyz, and further pages where there are any."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -23,8 +23,8 @@ class Health:
     ready: Callable[[], bool]
 
 
-def application(registry: CollectorRegistry, health: Health) -> web.Application:
-    """The HTTP application."""
+def application(registry: CollectorRegistry, health: Health, pages: Iterable[web.RouteDef] = ()) -> web.Application:
+    """The HTTP application, with further pages."""
 
     async def metrics(_: web.Request) -> web.Response:
         # With thousands of jobs it takes a second, which nobody else should have to wait.
@@ -38,7 +38,7 @@ def application(registry: CollectorRegistry, health: Health) -> web.Application:
         return _answer(health.ready(), "the jobs have not been read yet")
 
     app = web.Application()
-    app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)])
+    app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz), *pages])
     return app
 
 

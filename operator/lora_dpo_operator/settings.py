@@ -35,7 +35,9 @@ class Settings:
     simulate_tpu: bool = False
     """Let TPU jobs run on CPU, on nodes that pose as TPU hosts; such jobs carry the condition Simulated."""
     port: int = 8080
-    """Port of /metrics, /healthz and /readyz."""
+    """Port of /metrics, /healthz, /readyz and the page."""
+    ui: bool = False
+    """Serve a read-only page of all jobs under /ui, to everyone who reaches the port."""
     resync_seconds: float = 300.0
     """Time between two readings of all jobs."""
     progress_seconds: float = 10.0
@@ -76,6 +78,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         trainer_env=_pairs(values["trainer_env"]),
         simulate_tpu=_flag("simulate-tpu", values["simulate_tpu"]),
         port=int(_number("port", values["port"], lowest=0)),
+        ui=_flag("ui", values["ui"]),
         resync_seconds=_number("resync-seconds", values["resync_seconds"], lowest=0.1),
         progress_seconds=_number("progress-seconds", values["progress_seconds"], lowest=0.1),
         progress_budget=_number("progress-budget", values["progress_budget"], lowest=0.1),

@@ -24,6 +24,7 @@ EVERYTHING: dict[str, Any] = {
         "logLevel": "DEBUG",
         "logFormat": "text",
         "port": 9000,
+        "ui": True,
     },
     "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
     "serviceAccount": {"name": "dpo-sa", "annotations": {"note": "x"}},
