@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,27 @@ from lora_dpo_api import yaml12
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DATA = Path(__file__).parents[1] / "data" / "api"
+
+
+TOLD = Path(__file__).parent / "told"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-told", action="store_true", help="write anew what the commands tell people")
+
+
+@pytest.fixture
+def told(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compares a text with a committed one; writes it with `--write-told`."""
+
+    def compare(name: str, text: str) -> None:
+        file = TOLD / f"{name}.txt"
+        if request.config.getoption("--write-told"):
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text)
+        assert text == file.read_text()
+
+    return compare
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
