@@ -31,7 +31,7 @@ CASES: list[dict[str, Any]] = [
     {"type": "sigmoid_norm", "beta": 2.5},
 ]
 METRICS = {"rewards/chosen": "dpo_chosen_reward", "rewards/rejected": "dpo_rejected_reward"} | {
-    "rewards/accuracies": "dpo_accuracy", "logps/chosen": "logps_chosen", "logps/rejected": "logps_rejected"
+    "rewards/accuracies": "dpo_accuracy", "logps/chosen": "logps/chosen", "logps/rejected": "logps/rejected"
 }  # fmt: skip
 
 

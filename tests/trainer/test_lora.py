@@ -153,6 +153,6 @@ def test_dropout_is_drawn_anew_each_step_and_is_off_in_evaluation(base: BaseMode
     state = step.init_state(jax.tree.map(jnp.copy, adapter), optimizer, 0)
     state, first = train(state, packed(2))
     state, second = train(state, packed(2))
-    assert float(first["logps_chosen"]) != float(second["logps_chosen"])
+    assert float(first["logps/chosen"]) != float(second["logps/chosen"])
     score = step.make_logprob_step(base, plan)
     assert np.array_equal(score(adapter, packed(2)), score(adapter, packed(2)))

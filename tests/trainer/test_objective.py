@@ -110,7 +110,7 @@ def test_every_loss_is_trls_on_the_same_log_probabilities(case: dict[str, Any]) 
     loss, metrics = objective.evaluate(goal, policy, reference, counts, jnp.ones(len(counts), bool), totals)
     expected = case["expected"]
     assert float(loss) == pytest.approx(expected["loss"], rel=2e-6)
-    for name in ("dpo_chosen_reward", "dpo_rejected_reward", "dpo_accuracy", "logps_chosen", "logps_rejected"):
+    for name in ("dpo_chosen_reward", "dpo_rejected_reward", "dpo_accuracy", "logps/chosen", "logps/rejected"):
         assert float(metrics[name]) == pytest.approx(expected[name], rel=1e-5, abs=1e-6)
 
 

@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 
 from lora_dpo_api import yaml12
 from lora_dpo_api.protocol import TerminationReport
+from lora_dpo_trainer import metrics
 
 GUIDE_METRICS = (
     "dpo_loss",
@@ -30,6 +31,14 @@ GUIDE_METRICS = (
     "dpo_chosen_reward",
     "dpo_rejected_reward",
 )
+
+
+TRL_METRICS = {
+    "dpo_chosen_reward": "rewards/chosen",
+    "dpo_rejected_reward": "rewards/rejected",
+    "reward_margin": "rewards/margins",
+    "dpo_accuracy": "rewards/accuracies",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +82,8 @@ class Job:
 
 
 def without_speeds(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in line.items() if not name.endswith("_per_second")} for line in history]
+    """What a run computes, without what each machine measures."""
+    return [{name: value for name, value in line.items() if name not in metrics.INEXACT} for line in history]
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +141,25 @@ def test_a_run_starts_at_ln_2_and_ends_with_a_verified_adapter(
     assert steps[0]["dpo_loss"] == pytest.approx(math.log(2), abs=5e-4)
     assert steps[-1]["dpo_loss"] < steps[0]["dpo_loss"]
     assert all(set(GUIDE_METRICS) <= set(line) for line in steps)
-    assert [line["step"] for line in job.history() if "eval_dpo_loss" in line] == [4, 6]
+    evaluations = [line for line in job.history() if "eval_dpo_loss" in line]
+    assert [line["step"] for line in evaluations] == [4, 6]
+    for line in (*steps, *evaluations):
+        prefix = "eval_" if "eval_dpo_loss" in line else ""
+        for ours, theirs in TRL_METRICS.items():
+            assert line[prefix + theirs] == line[prefix + ours]
+        rewards = line[f"{prefix}dpo_chosen_reward"] + line[f"{prefix}dpo_rejected_reward"]
+        assert line[f"{prefix}kl"] == pytest.approx(-rewards / 0.2)
+        assert line[f"{prefix}logps/chosen"] < 0 > line[f"{prefix}logps/rejected"]
+    for line in steps[1:]:
+        assert line["reward_margin_p10"] <= line["reward_margin_p50"] <= line["reward_margin_p90"]
+        assert line["reward_margin_p10"] < line["reward_margin"] < line["reward_margin_p90"]
+        assert 0 <= line["pad_fraction"] < 1
+        assert min(line[name] for name in ("tokens_per_second", "pairs_per_second", "step_seconds")) > 0
+        assert line["memory_rss_bytes"] > 2**20
+        assert "mfu" not in line  # of a CPU no peak is known
+    assert {name for line in job.history() for name in line} - {"step"} <= set(metrics.HELP)
+    assert "\r" not in done.stdout  # a bar is for terminals
+    assert "step 6/6" in done.stdout
 
     exported = json.loads((job.output / "export.json").read_text())
     assert exported["largest_difference"] <= exported["allowed_difference"] < exported["adapter_effect"]
@@ -171,6 +199,26 @@ def test_a_preempted_run_goes_on_to_the_same_adapter_bit_for_bit(make_job: Calla
     for name in expected:
         np.testing.assert_array_equal(expected[name], found[name])
     assert without_speeds(disturbed.history()) == without_speeds(undisturbed.history())
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_ends_with_76_and_keeps_its_last_good_checkpoint(make_job: Callable[..., Job]) -> None:
+    job = make_job(optimizer={"learning_rate": 1e30, "warmup": 0}, validation_split_fraction=0.0)
+    often = ("--output.checkpoint.every_seconds", "1e-9")
+    job.phase("prepare", *often)
+    done = job.run("--phase", "train", *often)
+    assert done.returncode == 76, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    report = job.report()
+    assert report.reason == "NonFinite"
+    assert re.fullmatch(r"dpo_loss.* not finite at step 2\.", report.message)
+    assert "Lower optimizer.learning_rate" in (report.hint or "")
+    (kept,) = (job.output / "checkpoints").iterdir()
+    assert (kept.name, (kept / "manifest.json").exists()) == ("step-00000001", True)
+    state = load_file(kept / "state.safetensors")
+    assert all(np.isfinite(array).all() for name, array in state.items() if array.dtype.kind == "f")
+    assert not (job.output / "adapter").exists()
+    assert [line["dpo_loss"] for line in job.history()] == [pytest.approx(math.log(2), abs=5e-4), None]
 
 
 def test_a_wrong_configuration_ends_with_64_without_importing_jax(make_job: Callable[..., Job]) -> None:

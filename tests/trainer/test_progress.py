@@ -97,11 +97,32 @@ def test_an_advice_is_given_once(shown: progress.Progress) -> None:
 
 
 def test_a_slow_step_does_not_spoil_the_rate() -> None:
-    meter = progress.RateMeter()
+    meter = progress.RateMeter(peak_flops=1e12)
     assert meter.rates() == {}
     for seconds in (0.5, 0.5, 60.0, 0.5):
-        meter.add(seconds, pairs=8, tokens=100)
-    assert meter.rates() == {"pairs_per_second": 16.0, "tokens_per_second": 200.0}
+        meter.add(seconds, pairs=8, tokens=100, flops=1e11)
+    assert meter.rates() == {"pairs_per_second": 16.0, "tokens_per_second": 200.0, "mfu": pytest.approx(0.2)}
+
+
+def test_without_a_known_peak_there_is_no_mfu() -> None:
+    meter = progress.RateMeter(peak_flops=None)
+    meter.add(0.5, pairs=8, tokens=100, flops=1e11)
+    assert set(meter.rates()) == {"pairs_per_second", "tokens_per_second"}
+
+
+def test_utilisation_and_speed_reach_the_operator(shown: progress.Progress, server: progress.Server) -> None:
+    shown.record(7, VALUES | {"mfu": 0.4, "tokens_per_second": 9.0}, epoch=0.5, eta_seconds=None)
+    found = ProgressReport.model_validate_json(get(server, "/status")).metrics
+    assert (found.mfu, found.tokens_per_second) == (0.4, 9.0)
+
+
+def test_trls_names_are_served_beside_the_guides(shown: progress.Progress, server: progress.Server) -> None:
+    shown.record(7, VALUES | {"logps/chosen": -40.0}, epoch=0.5, eta_seconds=None)
+    lines = get(server, "/metrics").splitlines()
+    for name, value in (("rewards_chosen", 0.2), ("rewards_rejected", -0.1), ("rewards_margins", 0.3)):
+        assert f"loradpo_train_{name} {value}" in lines
+    assert "loradpo_train_rewards_accuracies 0.75" in lines
+    assert "loradpo_train_logps_chosen -40.0" in lines
 
 
 def test_what_is_served_is_json_without_nan(shown: progress.Progress, server: progress.Server) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +15,11 @@ from lora_dpo_api.config_file import TrainerConfig
 from lora_dpo_trainer import (
     batch,
     errors,
+    flops,
     identity,
     lora,
     mesh,
+    metrics,
     mixture,
     model,
     optimizer,
@@ -51,11 +52,18 @@ class HostBatch:
         arrays: Placed over the mesh.
         pairs: Real pairs in it.
         tokens: Real tokens in it, each shared prefix counted once.
+        flops: Necessary to train on it.
     """
 
     arrays: batch.PackedBatch
     pairs: int
     tokens: int
+    flops: float
+
+    @property
+    def pad_fraction(self) -> float:
+        """Part of its positions that hold no token."""
+        return 1.0 - self.tokens / self.arrays.tokens.size
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,6 +78,7 @@ class Engine:
         devices: The mesh.
         base: The frozen model.
         adapted: What is adapted.
+        work: What a step must compute.
         compute_dtype: `float32` or `bfloat16`.
     """
 
@@ -80,6 +89,7 @@ class Engine:
     devices: Mesh
     base: model.BaseModel
     adapted: lora.LoraPlan
+    work: flops.Work
     optimizer: optimizer.Optimizer
     compute_dtype: str
     train_step: step.TrainStep
@@ -131,14 +141,31 @@ class Engine:
         rows = [self.pairs.train[int(key)] for key in self.keys[positions]]
         return self._placed(rows, self.plan.shape_of(positions), sources.TRAIN)
 
-    def train(self, state: TrainState, placed: HostBatch) -> tuple[TrainState, dict[str, float]]:
-        """One step; the given state is used up.
+    def start(self, state: TrainState, placed: HostBatch) -> tuple[TrainState, step.Metrics]:
+        """Start one step; the given state is used up.
 
         Returns:
-            The new state, and metrics under the guide's names.
+            The new state, and metrics for `read`; neither need be computed yet.
         """
         state, values = self.train_step(state, placed.arrays)
-        return state, _named(jax.device_get(values))
+        for value in values.values():
+            value.copy_to_host_async()
+        return state, values
+
+    def read(self, values: step.Metrics) -> dict[str, float]:
+        """The metrics of a step under their names, once it is complete."""
+        found = {name: float(value) for name, value in jax.device_get(values).items()}
+        return found | metrics.derived(found, self.config.beta)
+
+    def train(self, state: TrainState, placed: HostBatch) -> tuple[TrainState, dict[str, float]]:
+        """One step from start to end: `start` and `read`."""
+        state, values = self.start(state, placed)
+        return state, self.read(values)
+
+    @property
+    def peak_flops(self) -> float | None:
+        """FLOP/s that the devices could do at most; None where that is not known."""
+        return flops.peak(list(self.devices.devices.flat))
 
     def validation_batches(self, max_pairs: int) -> Iterator[HostBatch]:
         """The validation pairs, each once."""
@@ -156,8 +183,7 @@ class Engine:
     def evaluate(self, state: TrainState, placed: HostBatch) -> dict[str, float]:
         """Sums of the metrics over a batch's pairs, and `pairs`, their number."""
         values = jax.device_get(self.eval_step(state.adapter, placed.arrays))
-        pairs = float(values.pop("pairs"))
-        return _named(values) | {"pairs": pairs}
+        return {name: float(value) for name, value in values.items()}
 
     def logprobs(self, adapter: lora.Adapter | None, rows: Sequence[TokenizedPair]) -> np.ndarray:
         """Log-probabilities of a few pairs, float32 [pairs, 2]; without adapter those of the base."""
@@ -188,7 +214,9 @@ class Engine:
         known = self.reference_logprobs.get(split)
         logps = None if known is None else known[[row.key for row in rows]]
         packed = jax.tree.map(self._put, batch.build(rows, shape, logps))
-        return HostBatch(packed, len(rows), sum(row.encoded_length for row in rows))
+        lengths = packing.PairLengths.of(rows)
+        work = self.work.step(lengths, reference=logps is None)
+        return HostBatch(packed, len(rows), int(lengths.encoded.sum()), work)
 
     def _put(self, array: np.ndarray) -> jax.Array:
         # Every process builds the whole batch and keeps its own part: no token crosses the network.
@@ -220,6 +248,7 @@ def build(config: TrainerConfig, pairs: prepared.Prepared, owner: identity.RunId
         devices,
         base,
         adapted,
+        flops.Work.of(base.linears, adapted),
         updates,
         str(dtype),
         step.make_train_step(base, adapted, goal, updates, microbatches=microbatches),
@@ -253,11 +282,6 @@ def _plan(config: TrainerConfig, lengths: packing.PairLengths, total_steps: int,
 
 def _wants_float32(config: TrainerConfig) -> bool:
     return any(part.strip() in ("c=f32", "c=float32") for part in config.trainer.mp.split(","))
-
-
-def _named(values: dict[str, Any]) -> dict[str, float]:
-    floats = {name: float(value) for name, value in values.items()}
-    return floats | {"reward_margin": floats["dpo_chosen_reward"] - floats["dpo_rejected_reward"]}
 
 
 def _multiple(value: int, of: int) -> int:

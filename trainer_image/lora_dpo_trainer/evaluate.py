@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_dpo_trainer import engine, preemption
+from lora_dpo_trainer import engine, metrics, preemption
 from lora_dpo_trainer.step import TrainState
 
 
@@ -27,4 +27,5 @@ def run(
         if watch.reached():
             return None
     pairs = sums.pop("pairs")
-    return {f"eval_{name}": total / pairs for name, total in sums.items()} | {"eval_pairs": pairs}
+    means = {f"{metrics.EVAL}{name}": total / pairs for name, total in sums.items()}
+    return means | metrics.derived(means, machine.config.beta, metrics.EVAL) | {"eval_pairs": pairs}

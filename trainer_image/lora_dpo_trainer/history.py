@@ -1,7 +1,7 @@
 """`metrics.jsonl` in the output: one line a logged step, whole again after a resume.
 
-A local file is appended to. Object stores cannot append, so there the lines so far are kept in memory (some 300 bytes
-a step) and the object is replaced, at most every half minute and whenever a checkpoint is made.
+A local file is appended to. Object stores cannot append, so there the lines so far are kept in memory (about 1 kB a
+step) and the object is replaced, at most every half minute and whenever a checkpoint is made.
 """
 
 from __future__ import annotations
@@ -50,6 +50,10 @@ class History:
             storage.write_bytes(self._url, b"".join(self._lines))
             self._written = time.monotonic()
             self._dirty = False
+
+    def close(self) -> None:
+        """Flush for the last time."""
+        self.flush()
 
 
 def _kept(url: str, resumed_from: int) -> list[bytes]:

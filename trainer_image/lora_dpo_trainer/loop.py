@@ -20,16 +20,17 @@ from lora_dpo_trainer import (
     errors,
     evaluate,
     health,
-    history,
+    memory,
     metrics,
     preemption,
     progress,
     storage,
+    trackers,
 )
-from lora_dpo_trainer.step import TrainState
+from lora_dpo_trainer.step import Metrics, TrainState
 
-LOG_SECONDS = 5.0
-"""At most one line in this time, but for the first and the last step."""
+RUN_AHEAD_SECONDS = 1.0
+"""Where a step takes less, the next one starts before its metrics are read, and the devices never wait for that."""
 
 AGREE_STEPS = 10
 """With several processes, the time of the next checkpoint is agreed on every so many steps."""
@@ -59,7 +60,7 @@ def train(
     shown: progress.Progress,
     watch: preemption.Watch,
     writer: checkpoint.Writer,
-    record: history.History | None,
+    record: trackers.Trackers | None,
 ) -> TrainState:
     """Run from `start` to the last step and the last evaluation.
 
@@ -74,6 +75,23 @@ def train(
     return run.to_the_end(state)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Running:
+    """A step that has been started, and whose metrics are not read yet.
+
+    Attributes:
+        step: Steps completed with it.
+        batch: What it is trained on.
+        values: On the devices.
+        data_seconds: How long its batch was waited for.
+    """
+
+    step: int
+    batch: engine.HostBatch
+    values: Metrics
+    data_seconds: float
+
+
 class _Loop:
     def __init__(
         self,
@@ -83,7 +101,7 @@ class _Loop:
         shown: progress.Progress,
         watch: preemption.Watch,
         writer: checkpoint.Writer,
-        record: history.History | None,
+        record: trackers.Trackers | None,
     ) -> None:
         self._config = config
         self._machine = machine
@@ -93,11 +111,13 @@ class _Loop:
         self._watch = watch
         self._writer = writer
         self._record = record
-        self._rate = progress.RateMeter()
+        self._rate = progress.RateMeter(machine.peak_flops)
+        self._running: _Running | None = None
+        self._complete_at = 0.0
+        self._save_seconds: dict[str, float] = {}
         self._window = health.Window.of(config, machine.total_steps, held_out=machine.validation_pairs > 0)
         self._saved_step = start.step
         self._saved_at = time.monotonic()
-        self._logged_at = 0.0
 
     def to_the_end(self, state: TrainState) -> TrainState:
         total = self._machine.total_steps
@@ -108,9 +128,11 @@ class _Loop:
                 self._evaluate(state, self._start)
             for step in range(self._start, total):
                 assert upcoming is not None
+                asked = time.monotonic()
                 batch = upcoming.result()
+                waited = time.monotonic() - asked
                 upcoming = ahead.submit(self._machine.batch, step + 1) if step + 1 < total else None
-                state = self._step(state, batch, step)
+                state = self._step(state, batch, step, waited)
                 self._between_steps(state, step + 1)
         self._save(state, total)
         self._writer.wait()
@@ -118,19 +140,33 @@ class _Loop:
             self._record.flush()
         return state
 
-    def _step(self, state: TrainState, batch: engine.HostBatch, step: int) -> TrainState:
-        began = time.monotonic()
-        state, values = self._machine.train(state, batch)
-        seconds = time.monotonic() - began
-        if step == 0:
+    def _step(self, state: TrainState, batch: engine.HostBatch, step: int, waited: float) -> TrainState:
+        state, values = self._machine.start(state, batch)
+        self._settle()
+        self._running = _Running(step + 1, batch, values, waited)
+        seconds = self._rate.seconds_per_step
+        if seconds is None or seconds > RUN_AHEAD_SECONDS:  # a SIGTERM must not wait for a second long step
+            self._settle()
+        return state
+
+    def _settle(self) -> None:
+        """Wait for the step that runs; judge and report it. Nothing is kept of a step that is not settled."""
+        if self._running is None:
+            return
+        running, self._running = self._running, None
+        values = self._machine.read(running.values)
+        before, self._complete_at = self._complete_at, time.monotonic()
+        if running.step == 1:
             health.check_first_loss(self._config, values["dpo_loss"], self._machine.compute_dtype)
-        if step == self._start:  # it has compiled
+        values |= {"pad_fraction": running.batch.pad_fraction, "data_seconds": running.data_seconds}
+        if running.step == self._start + 1:  # it has compiled
             self._shown.enter(TrainerState.TRAINING)
         else:
-            self._rate.add(seconds, batch.pairs, batch.tokens)
-        self._report(step + 1, values | self._rate.rates())
-        health.check_finite(step + 1, values)
-        return state
+            values["step_seconds"] = self._complete_at - before
+            self._rate.add(values["step_seconds"], running.batch.pairs, running.batch.tokens, running.batch.flops)
+        self._report(running.step, values | self._rate.rates() | self._save_seconds | memory.used())
+        self._save_seconds = {}
+        health.check_finite(running.step, values)
 
     def _report(self, step: int, values: dict[str, float]) -> None:
         total = self._machine.total_steps
@@ -140,9 +176,6 @@ class _Loop:
         self._watch_health(self._window.after(step, values))
         if self._record is not None:
             self._record.add(step, values)
-            if step in (self._start + 1, total) or time.monotonic() - self._logged_at > LOG_SECONDS:
-                self._logged_at = time.monotonic()
-                _log.info("%s", line(step, total, values, eta))
 
     def _watch_health(self, window: health.Window) -> None:
         self._window = window
@@ -156,10 +189,12 @@ class _Loop:
             self._save(state, step)
         every = self._config.output.peft.every_steps
         if every and step % every == 0:
+            self._settle()
             url = storage.join(self._config.output.path, "peft", checkpoint.name_of(step))
             if self._record is not None:
                 known = metrics.finite(self._shown.snapshot.values)
                 adapter_files.write(self._machine, state.adapter, url, steps=step, metrics=known)
+            self._complete_at = time.monotonic()
         if self._evaluation_is_due(step):
             self._evaluate(state, step)
 
@@ -170,12 +205,14 @@ class _Loop:
         return step == total or (every is not None and step > 0 and step % every == 0)
 
     def _evaluate(self, state: TrainState, step: int) -> None:
+        self._settle()
         self._shown.enter(TrainerState.EVALUATING)
         values = evaluate.run(self._machine, state, max_pairs=self._config.eval.max_pairs, watch=self._watch)
         if values is None:
             self._leave(state, step)
         else:
             self._shown.note(values)
+            health.check_finite(step, values)
             self._watch_health(self._window.evaluated(values["eval_dpo_loss"]))
             best = self._notes.get("best_eval_loss")
             if best is None or values["eval_dpo_loss"] < best:
@@ -192,6 +229,7 @@ class _Loop:
                     values["eval_pairs"],
                 )
         self._shown.enter(TrainerState.TRAINING)
+        self._complete_at = time.monotonic()
 
     def _checkpoint_is_due(self, step: int) -> bool:
         due = time.monotonic() - self._saved_at >= self._config.output.checkpoint.every_seconds
@@ -204,10 +242,14 @@ class _Loop:
         return bool(multihost_utils.broadcast_one_to_all(due))
 
     def _save(self, state: TrainState, step: int) -> None:
+        self._settle()
+        began = time.monotonic()
+        if self._record is not None:  # before the checkpoint is complete: what it resumes from is in the history
+            self._record.flush()
         self._writer.save(step, state, self._notes)
         self._saved_step, self._saved_at = step, time.monotonic()
-        if self._record is not None:
-            self._record.flush()
+        self._complete_at, self._save_seconds = self._saved_at, {"save_seconds": self._saved_at - began}
+        self._shown.note(self._save_seconds)
 
     def _leave(self, state: TrainState, step: int) -> None:
         self._shown.enter(TrainerState.SAVING)
@@ -217,29 +259,3 @@ class _Loop:
         if self._record is not None:
             self._record.flush()
         raise errors.Preempted(f"Stopped after step {step} of {self._machine.total_steps}; the state is saved.")
-
-
-def line(step: int, total: int, values: Mapping[str, float], eta: float | None) -> str:
-    """One readable line about a step."""
-    parts = [
-        f"step {step}/{total}",
-        f"loss {values['dpo_loss']:.4f}",
-        f"margin {values['reward_margin']:.4f}",
-        f"accuracy {values['dpo_accuracy']:.3f}",
-        f"lr {values['learning_rate']:.2e}",
-    ]
-    if "pairs_per_second" in values:
-        parts.append(f"{values['pairs_per_second']:.2f} pairs/s")
-    if eta is not None:
-        parts.append(f"eta {duration(eta)}")
-    return "  ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """A duration as people write it: 1h12m, 3m05s, 9s."""
-    whole = int(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    if whole >= 60:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole}s"

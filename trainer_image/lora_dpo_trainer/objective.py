@@ -20,10 +20,13 @@ METRICS = (
     "dpo_accuracy",
     "dpo_chosen_reward",
     "dpo_rejected_reward",
-    "logps_chosen",
-    "logps_rejected",
+    "logps/chosen",
+    "logps/rejected",
 )
 """Means over the pairs of a step; `loss` is what is minimised: `dpo_loss`, plus the SFT term where there is one."""
+
+QUANTILES = {"reward_margin_p10": 0.1, "reward_margin_p50": 0.5, "reward_margin_p90": 0.9}
+"""Metric → which quantile of a step's reward margins it is."""
 
 SAME_LOGPROB = 1e-4
 """Log-probabilities of a sequence that differ by no more are the same, computed twice in float32."""
@@ -95,10 +98,25 @@ def evaluate(
         "dpo_accuracy": mean(_right(policy, reference)),
         "dpo_chosen_reward": mean(rewards[:, 0]),
         "dpo_rejected_reward": mean(rewards[:, 1]),
-        "logps_chosen": mean(policy[:, 0]),
-        "logps_rejected": mean(policy[:, 1]),
+        "logps/chosen": mean(policy[:, 0]),
+        "logps/rejected": mean(policy[:, 1]),
     }
     return loss, {name: jax.lax.stop_gradient(metrics[name]) for name in METRICS}
+
+
+def reward_margins(objective: Objective, policy: jax.Array, reference: jax.Array, valid: jax.Array) -> jax.Array:
+    """Chosen minus rejected reward of each pair, float32 [pairs], NaN where there is none; arguments as of `evaluate`.
+
+    Pairs may lie along several axes, before that of the sides.
+    """
+    rewards = objective.beta * (policy - reference)
+    return jax.lax.stop_gradient(jnp.where(valid, rewards[..., 0] - rewards[..., 1], jnp.nan))
+
+
+def quantiles(margins: jax.Array) -> dict[str, jax.Array]:
+    """`QUANTILES` of the pairs' reward margins, interpolated linearly; NaN stands for no pair."""
+    found = jnp.nanquantile(margins.reshape(-1), jnp.array(list(QUANTILES.values())))
+    return dict(zip(QUANTILES, found, strict=True))
 
 
 def _right(policy: jax.Array, reference: jax.Array) -> jax.Array:

@@ -34,8 +34,8 @@ _STEP_METRICS = {
     "dpo_chosen_reward": "dpo_chosen_reward",
     "dpo_rejected_reward": "dpo_rejected_reward",
     "dpo_accuracy": "dpo_accuracy",
-    "logp_policy_chosen": "logps_chosen",
-    "logp_policy_rejected": "logps_rejected",
+    "logp_policy_chosen": "logps/chosen",
+    "logp_policy_rejected": "logps/rejected",
 }
 """A case's name of a step's quantity → ours."""
 

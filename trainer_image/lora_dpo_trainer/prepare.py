@@ -12,7 +12,18 @@ from collections.abc import Sequence
 from lora_dpo_api import guidance
 from lora_dpo_api.config_file import TrainerConfig
 from lora_dpo_api.protocol import Advice, ExitCode, Phase, PreparedReport, TerminationReport
-from lora_dpo_trainer import dataset, identity, mixture, packing, plan, prepared, pretrained, storage, supported
+from lora_dpo_trainer import (
+    dataset,
+    identity,
+    mixture,
+    packing,
+    plan,
+    prepared,
+    pretrained,
+    storage,
+    supported,
+    trackers,
+)
 
 _PACKED_STEPS = 50
 
@@ -25,6 +36,7 @@ def run(config: TrainerConfig) -> TerminationReport:
     Raises:
         TrainerError: whatever would make training fail; see `errors`.
     """
+    trackers.check(config.tracking)
     for path in dict.fromkeys((config.output.path, config.cache_path)):
         storage.probe(path)
     base = pretrained.Pretrained(config.initialize_from_hf, config.revision)

@@ -72,7 +72,7 @@ class Snapshot:
             eta_seconds=self.eta_seconds,
             resumed_from_step=self.resumed_from_step,
             metrics=metrics.to_protocol(self.values),
-            non_finite=list(metrics.non_finite(self.values)),
+            non_finite=list(metrics.non_finite(self.values))[:32],
             curve=list(self.curve),
             last_checkpoint=self.last_checkpoint,
             advice=list(self.advice),
@@ -136,8 +136,9 @@ class _Collector(registry.Collector):
 
     def collect(self) -> Iterator[core.GaugeMetricFamily]:
         snapshot = self._progress.snapshot
-        for name, value in metrics.finite(snapshot.values).items():
-            yield core.GaugeMetricFamily(f"loradpo_train_{name}", metrics.HELP.get(name, name), value=value)
+        values = metrics.finite(metrics.exported(snapshot.values))
+        for name, value in values.items():
+            yield core.GaugeMetricFamily(metrics.prometheus_name(name), metrics.HELP[name], value=value)
         yield core.GaugeMetricFamily("loradpo_train_step", "Steps completed.", value=snapshot.step)
         yield core.GaugeMetricFamily("loradpo_train_total_steps", "Steps of the whole run.", value=snapshot.total_steps)
         if snapshot.last_checkpoint is not None:
@@ -152,6 +153,11 @@ class _Collector(registry.Collector):
         yield states
 
 
+def collector(progress: Progress) -> registry.Collector:
+    """What `/metrics` says."""
+    return _Collector(progress)
+
+
 class Server:
     """Serves a `Progress` over HTTP from a thread of its own.
 
@@ -163,7 +169,7 @@ class Server:
 
     def __init__(self, progress: Progress, *, port: int, host: str = "0.0.0.0") -> None:
         collectors = prometheus_client.CollectorRegistry(auto_describe=False)
-        collectors.register(_Collector(progress))
+        collectors.register(collector(progress))
         self._server = http.server.ThreadingHTTPServer((host, port), _handler(progress, collectors))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="progress", daemon=True)
@@ -195,16 +201,18 @@ class RateMeter:
     """Speed of the last steps: medians, so that steps that compile or wait do not count.
 
     Args:
+        peak_flops: FLOP/s of all devices, where that is known.
         window: How many steps are looked at.
     """
 
-    def __init__(self, window: int = 20) -> None:
+    def __init__(self, peak_flops: float | None = None, window: int = 20) -> None:
+        self._peak = peak_flops
         self._window = window
-        self._steps: list[tuple[float, int, int]] = []
+        self._steps: list[tuple[float, int, int, float]] = []
 
-    def add(self, seconds: float, pairs: int, tokens: int) -> None:
-        """Note a completed step: how long it took, its pairs and its real tokens."""
-        self._steps = [*self._steps[1 - self._window :], (seconds, pairs, tokens)]
+    def add(self, seconds: float, pairs: int, tokens: int, flops: float) -> None:
+        """Note a completed step: how long it took, its pairs, its real tokens, its necessary FLOPs."""
+        self._steps = [*self._steps[1 - self._window :], (seconds, pairs, tokens, flops)]
 
     @property
     def seconds_per_step(self) -> float | None:
@@ -212,14 +220,13 @@ class RateMeter:
         return statistics.median(step[0] for step in self._steps) if self._steps else None
 
     def rates(self) -> dict[str, float]:
-        """`pairs_per_second` and `tokens_per_second`, when known."""
+        """`pairs_per_second`, `tokens_per_second` and `mfu`, when known."""
         seconds = self.seconds_per_step
         if not seconds:
             return {}
-        return {
-            "pairs_per_second": statistics.fmean(step[1] for step in self._steps) / seconds,
-            "tokens_per_second": statistics.fmean(step[2] for step in self._steps) / seconds,
-        }
+        pairs, tokens, flops = (statistics.fmean(column) for column in list(zip(*self._steps, strict=True))[1:])
+        found = {"pairs_per_second": pairs / seconds, "tokens_per_second": tokens / seconds}
+        return found if self._peak is None else found | {"mfu": flops / seconds / self._peak}
 
 
 def _point(step: int, values: Mapping[str, float]) -> CurvePoint:

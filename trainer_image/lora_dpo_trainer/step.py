@@ -44,8 +44,8 @@ class TrainState(NamedTuple):
 type TrainStep = Callable[[TrainState, PackedBatch], tuple[TrainState, Metrics]]
 """`state, metrics = train_step(state, batch)`.
 
-The given state is donated: it must not be used again. Metrics are float32 scalars: `objective.METRICS`, `grad_norm`
-(before clipping) and `learning_rate`.
+The given state is donated: it must not be used again. Metrics are float32 scalars: `objective.METRICS`,
+`objective.QUANTILES`, `grad_norm` (before clipping) and `learning_rate`.
 """
 
 type EvalStep = Callable[[Adapter, PackedBatch], Metrics]
@@ -79,12 +79,13 @@ def make_train_step(
 
     def part_loss(
         adapter: Adapter, module: Any, part: PackedBatch, totals: objective.Totals, key: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
+    ) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
         policy = answer_logprobs(base, module, part, adapter, plan, key)
         reference = part.reference
         if reference is None:
             reference = jax.lax.stop_gradient(answer_logprobs(base, module, part))
-        return _objective(goal, part, policy, reference, totals)
+        loss, metrics = _objective(goal, part, policy, reference, totals)
+        return loss, (metrics, objective.reward_margins(goal, policy, jnp.asarray(reference), part.valid))
 
     def run(arrays: Any, state: TrainState, batch: PackedBatch) -> tuple[TrainState, Metrics]:
         module = eqx.combine(arrays, static)
@@ -92,18 +93,19 @@ def make_train_step(
         key = jax.random.fold_in(state.key, state.step)
         slope = jax.grad(part_loss, has_aux=True)
         if microbatches == 1:
-            grads, metrics = slope(state.adapter, module, batch, totals, key)
+            grads, (metrics, margins) = slope(state.adapter, module, batch, totals, key)
         else:
             parts = jax.tree.map(lambda x: _split(x, microbatches), batch)
 
-            def add(sums: Any, item: tuple[jax.Array, PackedBatch]) -> tuple[Any, None]:
+            def add(sums: Any, item: tuple[jax.Array, PackedBatch]) -> tuple[Any, jax.Array]:
                 index, part = item
-                new = slope(state.adapter, module, part, totals, jax.random.fold_in(key, index))
-                return jax.tree.map(jnp.add, sums, new), None
+                grads, (metrics, margins) = slope(state.adapter, module, part, totals, jax.random.fold_in(key, index))
+                return jax.tree.map(jnp.add, sums, (grads, metrics)), margins
 
             zeros = jax.tree.map(jnp.zeros_like, state.adapter), dict.fromkeys(objective.METRICS, jnp.zeros(()))
-            (grads, metrics), _ = jax.lax.scan(add, zeros, (jnp.arange(microbatches), parts))
+            (grads, metrics), margins = jax.lax.scan(add, zeros, (jnp.arange(microbatches), parts))
         adapter, opt_state, norm = optimizer.update(grads, state.opt_state, state.adapter, state.step)
+        metrics = metrics | objective.quantiles(margins)
         metrics = metrics | {"grad_norm": norm, "learning_rate": optimizer.learning_rate(state.step)}
         return TrainState(adapter, opt_state, state.step + 1, state.key), metrics
 

@@ -16,7 +16,6 @@ from lora_dpo_trainer import (
     distributed,
     engine,
     errors,
-    history,
     identity,
     loop,
     metrics,
@@ -26,6 +25,7 @@ from lora_dpo_trainer import (
     progress,
     reference_pass,
     storage,
+    trackers,
 )
 from lora_dpo_trainer.step import TrainState
 
@@ -75,13 +75,15 @@ def run(config: TrainerConfig) -> TerminationReport:
         on_saved=lambda saved: shown.update(last_checkpoint=saved),
     )
     start = loop.Position(step=restored.step, notes=restored.notes) if restored else loop.Position(step=0, notes={})
-    record = history.History(config.output.path, resumed_from=start.step) if leads else None
+    record = trackers.start(config, owner, shown, resumed_from=start.step) if leads else None
     try:
         state = loop.train(config, machine, state, start, shown=shown, watch=watch, writer=writer, record=record)
     except errors.Preempted:
         distributed.stop(placement)
         raise
 
+    if record is not None:
+        record.close()
     shown.enter(TrainerState.SAVING)
     folder = storage.join(config.output.path, "adapter")
     _write_probe(machine, state, leads=leads)
