@@ -5,22 +5,17 @@ from __future__ import annotations
 import dataclasses
 import re
 import subprocess
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import prometheus_client
 import pytest
 
 from lora_dpo_api import yaml12
-from lora_dpo_api.protocol import Checkpoint, Metrics, utc_now
-from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
+from lora_dpo_api.status import JobPhase
 from lora_dpo_localcluster import debian
-from lora_dpo_operator.metrics import Instruments
-from lora_dpo_trainer import metrics as trainer_metrics
-from lora_dpo_trainer import progress
 
+from . import exported
 from .conftest import CHART, Helm
 
 RUNBOOKS = CHART.parents[1] / "docs" / "runbooks"
@@ -238,7 +233,7 @@ def test_alerts_link_to_their_pages_where_it_is_said_where_those_are(helm: Helm)
 
 def test_every_metric_of_an_alert_exists(alerts: dict[str, Any]) -> None:
     wanted = {name for alert in alerts.values() for name in re.findall(r"loradpo_\w+", alert["expr"])}
-    assert wanted <= operator_metrics() | trainer_metrics_served()
+    assert wanted <= exported.operator() | exported.trainer()
 
 
 def test_alerts_ask_for_phases_that_exist(alerts: dict[str, Any]) -> None:
@@ -249,29 +244,3 @@ def test_alerts_ask_for_phases_that_exist(alerts: dict[str, Any]) -> None:
         for phase in match.split("|")
     }
     assert asked <= {phase.value for phase in JobPhase}
-
-
-def operator_metrics() -> set[str]:
-    instruments = Instruments()
-    status = LoraDpoJobStatus(phase=JobPhase.RUNNING, step=1, total_steps=2, metrics=Metrics(loss=0.6))
-    instruments.watch(lambda: {("a", "llama"): status}, utc_now)
-    instruments.observe_call("get", "jobs", 200)
-    instruments.reconciles.labels("ok").inc()
-    instruments.progress_pulls.labels("read").inc()
-    return sample_names(prometheus_client.generate_latest(instruments.registry).decode())
-
-
-def trainer_metrics_served() -> set[str]:
-    checkpoint = Checkpoint(step=1, time=utc_now(), path="gs://bucket/checkpoints/step-00000001")
-    values = dict.fromkeys(trainer_metrics.HELP, 1.0)
-    snapshot = progress.Snapshot(run_id="a/llama", total_steps=2, values=values, last_checkpoint=checkpoint)
-    server = progress.Server(progress.Progress(snapshot), port=0, host="127.0.0.1")
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=10) as answer:
-            return sample_names(answer.read().decode())
-    finally:
-        server.close()
-
-
-def sample_names(exposition: str) -> set[str]:
-    return set(re.findall(r"^(loradpo_\w+)", exposition, flags=re.MULTILINE))

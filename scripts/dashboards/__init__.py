@@ -1,0 +1,1 @@
+"""The chart's Grafana dashboards: `python -m scripts.dashboards` writes them anew."""

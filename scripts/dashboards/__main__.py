@@ -1,0 +1,36 @@
+"""Writes the dashboards into the chart; with `--check`, 1 where one of them is not as it must be."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from scripts.dashboards import board, controller, fleet, training
+
+FOLDER = Path(__file__).parents[2] / "helm" / "lora-dpo-operator" / "files" / "dashboards"
+BOARDS = (training.BOARD, fleet.BOARD, controller.BOARD)
+
+
+def generated() -> dict[Path, str]:
+    """Every dashboard's file and what it must hold."""
+    return {FOLDER / f"{found.uid}.json": board.to_json(found) for found in BOARDS}
+
+
+def main(argv: list[str]) -> int:
+    """Write or check."""
+    files = generated()
+    stale = [file for file, text in files.items() if not file.is_file() or file.read_text() != text]
+    stale += [file for file in FOLDER.glob("*") if file not in files]
+    for file in stale:
+        if argv == ["--check"]:
+            print(f"{file.name} is out of date; run python -m scripts.dashboards", file=sys.stderr)
+        elif file in files:
+            FOLDER.mkdir(exist_ok=True)
+            file.write_text(files[file])
+        else:
+            file.unlink()
+    return 1 if stale and argv == ["--check"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
