@@ -107,7 +107,8 @@ def _demo(
             clock.report(f"{example.fill(cluster.bucket, model) / 1e6:.0f} MB written")
         with clock.step("Prometheus beside the cluster"):
             debian.ensure_for_prometheus(clock.report)
-        with prometheus.running(cluster, results) as monitor:
+        chosen = prometheus.read_monitors(root / "operator" / "manifests" / "monitors.yaml")
+        with prometheus.running(cluster, results, chosen) as monitor:
             kubectl = Kubectl(cluster, NAMESPACE)
             job = _run(kubectl, console, clock, example, results, monitor)
             _show(kubectl, console, job, monitor)
@@ -159,12 +160,12 @@ def _run(
     with clock.step("kubectl apply -f examples/quickstart/job.yaml"):
         console.print("  " + kubectl.apply(example.job).strip())
         try:
-            monitor.scrape(_pods(kubectl))
+            monitor.scrape(_scraped(kubectl))
             status = follow.follow(
                 lambda: kubectl.job(JOB).status,
                 console,
                 timeout=JOB_TIMEOUT,
-                changed=lambda _: monitor.scrape(_pods(kubectl)),
+                changed=lambda _: monitor.scrape(_scraped(kubectl)),
             )
         except FollowTimeoutError as late:
             _save_logs(kubectl, results)
@@ -178,10 +179,9 @@ def _run(
     return kubectl.job(JOB)
 
 
-def _pods(kubectl: Kubectl) -> list[dict[str, Any]]:
-    """The pods of the operator and of the job."""
-    operators = kubectl.objects("pods", "--namespace", install.NAMESPACE)
-    return operators + kubectl.objects("pods", "--selector", f"training.loradpo.dev/job={JOB}")
+def _scraped(kubectl: Kubectl) -> list[dict[str, Any]]:
+    """What Prometheus may find in the cluster."""
+    return kubectl.objects(prometheus.KINDS, "--all-namespaces")
 
 
 def _show(kubectl: Kubectl, console: Console, job: LoraDpoJob, monitor: prometheus.Prometheus) -> None:

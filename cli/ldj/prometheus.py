@@ -1,4 +1,7 @@
-"""A Prometheus that scrapes the operator and the trainers of a local cluster: Debian's, started beside it."""
+"""A Prometheus that scrapes the operator and the trainers of a local cluster: Debian's, started beside it.
+
+What it scrapes, and under which labels, is said by the project's own monitors.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ldj import monitors
 from ldj.errors import PrometheusError
 from lora_dpo_api import yaml12
-from lora_dpo_api.protocol import PROGRESS_PORT
 from lora_dpo_localcluster import namespace, waiting
 from lora_dpo_localcluster.provider import Cluster
 
 SCRAPE_INTERVAL = "2s"
-OPERATOR_PORT = 8080
+KINDS = "pods,services,endpointslices"
+"""What discovery reads, as kubectl names it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,18 +32,21 @@ class Prometheus:
     Attributes:
         cluster: what it scrapes.
         address: host and port in the cluster's network.
-        targets: the file with what it scrapes.
+        chosen: the monitors that say what it scrapes.
+        folder: the files with what it scrapes.
     """
 
     cluster: Cluster
     address: str
-    targets: Path
+    chosen: tuple[monitors.Manifest, ...]
+    folder: Path
 
-    def scrape(self, pods: Sequence[Mapping[str, Any]]) -> None:
-        """Scrape these pods from now on, as far as `targets` takes them."""
-        part = self.targets.with_suffix(".part")
-        part.write_text(json.dumps(targets(pods)))
-        part.replace(self.targets)
+    def scrape(self, objects: Sequence[monitors.Manifest]) -> None:
+        """Scrape what the monitors select of these objects (`KINDS`) from now on."""
+        for name, found in monitors.target_files(self.chosen, objects).items():
+            part = self.folder / f"{name}.part"
+            part.write_text(json.dumps(found))
+            part.replace(self.folder / name)
 
     def query(self, expression: str) -> tuple[tuple[Mapping[str, str], float], ...]:
         """Ask for the present value of an expression.
@@ -65,62 +72,27 @@ class Prometheus:
             return False
 
 
-def configuration(targets: Path) -> dict[str, Any]:
-    """The configuration file; what to scrape stands in a file of its own that may change (`targets`).
-
-    Debian's Prometheus is built without the discovery of Kubernetes pods.
-    """
-    return {
-        "global": {"scrape_interval": SCRAPE_INTERVAL, "scrape_timeout": SCRAPE_INTERVAL},
-        "scrape_configs": [
-            {
-                "job_name": "lora-dpo",
-                # The metrics' own namespace is the job's.
-                "honor_labels": True,
-                "file_sd_configs": [{"files": [str(targets)], "refresh_interval": "5s"}],
-            }
-        ],
-    }
-
-
-def targets(pods: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What to scrape of these pods: operators, and rank 0 of every slice.
-
-    Args:
-        pods: as the API server gives them; those without an address or not running are left out.
-    """
-    found = []
-    for pod in pods:
-        labels, status = pod["metadata"].get("labels", {}), pod.get("status", {})
-        if status.get("phase") != "Running" or "podIP" not in status:
-            continue
-        rank_0 = (labels.get("jobset.sigs.k8s.io/job-index"), labels.get("batch.kubernetes.io/job-completion-index"))
-        if labels.get("app.kubernetes.io/name") == "lora-dpo-operator":
-            source, port = "operator", OPERATOR_PORT
-        elif labels.get("training.loradpo.dev/phase") == "train" and rank_0 == ("0", "0"):
-            source, port = "trainer", PROGRESS_PORT
-        else:
-            continue
-        address = f"{status['podIP']}:{port}"
-        found.append({"targets": [address], "labels": {"source": source, "pod": pod["metadata"]["name"]}})
-    return found
+def read_monitors(file: Path) -> tuple[monitors.Manifest, ...]:
+    """The monitors of a manifest."""
+    return tuple(found for found in yaml12.loads_all(file.read_text()) if found)
 
 
 @contextlib.contextmanager
-def running(cluster: Cluster, folder: Path) -> Iterator[Prometheus]:
+def running(cluster: Cluster, folder: Path, chosen: tuple[monitors.Manifest, ...]) -> Iterator[Prometheus]:
     """Run Prometheus in the cluster's network, until the context ends.
 
     Args:
         cluster: what it scrapes.
         folder: for its configuration, targets, data and log.
+        chosen: the monitors that say what it scrapes.
 
     Raises:
         NotReadyError: it didn't start; the error has the end of its log.
     """
-    prometheus = Prometheus(cluster, f"127.0.0.1:{namespace.free_ports(1)[0]}", folder / "targets.json")
+    prometheus = Prometheus(cluster, f"127.0.0.1:{namespace.free_ports(1)[0]}", chosen, folder)
     file, log = folder / "prometheus.yml", folder / "prometheus.log"
     prometheus.scrape(())
-    file.write_text(yaml12.dumps(configuration(prometheus.targets)))
+    file.write_text(yaml12.dumps({"scrape_configs": monitors.scrape_configs(chosen, folder, interval=SCRAPE_INTERVAL)}))
     with contextlib.ExitStack() as left:
         data = left.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix="tsdb-"))
         # It ends with this process however that ends: one left behind would go on asking and writing for ever.

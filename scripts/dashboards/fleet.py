@@ -12,10 +12,14 @@ def _job(metric: str, labels: str = "") -> str:
     return f"loradpo_operator_job_{metric}{{{_JOBS}{labels}}}"
 
 
-def _ended(metric: str) -> str:
-    """Largest value in the chosen time, also of jobs that are gone; one that ended counts once, as what it became."""
-    ended = f"max_over_time({_job(metric, ', outcome!="Active"')}[$__range])"
-    active = f"max_over_time({_job(metric, ', outcome="Active"')}[$__range])"
+def _ever(metric: str, label: str, choice: str = "") -> str:
+    """Largest value in the chosen time, also of jobs that are gone; once a job, whichever pod the operator was."""
+    return f"max by (namespace, name, {label}) (max_over_time({_job(metric, choice)}[$__range]))"
+
+
+def _by_outcome(metric: str) -> str:
+    """The same of every job, of those that ended only as what they became."""
+    ended, active = (_ever(metric, "outcome", f', outcome{is_}"Active"') for is_ in ("!=", "="))
     return f"({ended} or ({active} unless on (namespace, name) {ended}))"
 
 
@@ -90,7 +94,7 @@ _CHIP_HOURS = Panel(
     view=View.BARS,
     queries=(
         Query(
-            f"sum by (namespace, outcome) {_ended('chip_seconds')} / 3600",
+            f"sum by (namespace, outcome) {_by_outcome('chip_seconds')} / 3600",
             "{{namespace}} {{outcome}}",
         ),
     ),
@@ -121,7 +125,7 @@ _FAILURES = Panel(
     unit="none",
     decimals=0,
     view=View.BARS,
-    queries=(Query(f"sum by (class) (max_over_time({_job('failure')}[$__range]))", "{{class}}"),),
+    queries=(Query(f"sum by (class) ({_ever('failure', 'class')})", "{{class}}"),),
     thresholds=((1, "orange"), (10, "red")),
 )
 _PREEMPTIONS = Panel(

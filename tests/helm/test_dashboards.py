@@ -121,6 +121,8 @@ def test_chip_hours_count_every_job_once_also_when_it_is_gone(tmp_path: Path) ->
         # Failed, and deleted afterwards.
         'name="failed", outcome="Active"': "0+60x10 stale",
         'name="failed", outcome="Failed"': "_x11 3600x5 stale",
+        # The operator was upgraded: the same series from another pod.
+        'name="done", outcome="Succeeded", pod="next"': "_x50 14400x10",
     }
     metric = "loradpo_operator_job_chip_seconds"
     expected = {("Active",): 7200 / 3600, ("Succeeded",): 4.0, ("Failed",): 1.0}

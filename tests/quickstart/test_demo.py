@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ldj import demo, follow, install, prometheus
+from ldj import demo, follow, install
 from ldj.errors import DemoError, FollowTimeoutError
 from lora_dpo_api import yaml12
 from lora_dpo_api.config_models import MAX_LEARNING_RATE
@@ -98,33 +98,6 @@ def test_the_installed_operator_gets_the_images_and_the_address_of_the_bucket() 
     assert container["image"] == "operator:1"
     assert {entry["name"]: entry["value"] for entry in container["env"]} == settings
     assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] != "operator:1"
-
-
-def pod(name: str, labels: dict[str, str], phase: str = "Running") -> dict[str, Any]:
-    return {"metadata": {"name": name, "labels": labels}, "status": {"phase": phase, "podIP": "10.0.0.1"}}
-
-
-def rank(index: str, phase: str = "train") -> dict[str, str]:
-    return {
-        "training.loradpo.dev/phase": phase,
-        "jobset.sigs.k8s.io/job-index": "0",
-        "batch.kubernetes.io/job-completion-index": index,
-    }
-
-
-def test_prometheus_scrapes_running_operators_and_rank_0_alone() -> None:
-    operator = {"app.kubernetes.io/name": "lora-dpo-operator"}
-    pods = [
-        pod("operator", operator),
-        pod("ended", operator, phase="Succeeded"),
-        pod("rank-0", rank("0")),
-        pod("rank-1", rank("1")),
-        pod("prepare", rank("0", phase="prepare")),
-    ]
-    assert [(entry["labels"]["pod"], entry["targets"]) for entry in prometheus.targets(pods)] == [
-        ("operator", ["10.0.0.1:8080"]),
-        ("rank-0", ["10.0.0.1:9100"]),
-    ]
 
 
 def test_the_quickstart_keeps_to_the_guide() -> None:

@@ -23,7 +23,7 @@ class Here:
     def run(self, argv, **options):
         return subprocess.run(argv, capture_output=True, text=True)
 
-with prometheus.running(Here(), Path(sys.argv[1])):
+with prometheus.running(Here(), Path(sys.argv[1]), ()):
     print("up", flush=True)
     sys.stdin.read()
 """
