@@ -40,6 +40,11 @@ _FROM_STATUS: tuple[tuple[str, str, Callable[[LoraDpoJobStatus], float | None]],
         "When the newest checkpoint was complete.",
         lambda status: status.last_checkpoint.time.timestamp() if status.last_checkpoint else None,
     ),
+    (
+        "completion_timestamp_seconds",
+        "When the job succeeded or failed.",
+        lambda status: status.completion_time.timestamp() if status.completion_time else None,
+    ),
 )
 _FROM_ACCOUNT: tuple[tuple[str, str, Callable[[Account], float | None]], ...] = (
     ("queued_seconds", "Seconds spent in the phase Queued.", lambda account: account.queued),

@@ -8,7 +8,7 @@ import urllib.request
 import prometheus_client
 
 from lora_dpo_api.protocol import Checkpoint, Metrics, utc_now
-from lora_dpo_api.status import Failure, JobPhase, LoraDpoJobStatus, SliceStatus
+from lora_dpo_api.status import Failure, JobPhase, LoraDpoJobStatus, PhaseTime, SliceStatus
 from lora_dpo_operator.metrics import Instruments
 from lora_dpo_trainer import metrics as trainer_metrics
 from lora_dpo_trainer import progress
@@ -26,14 +26,16 @@ def operator() -> set[str]:
         last_checkpoint=CHECKPOINT,
         slice=SliceStatus(description="v5p 2x2x1", chips=4),
         timeline=[
-            {"phase": JobPhase.PENDING, "started": utc_now(), "ended": utc_now()},
-            {"phase": JobPhase.RUNNING, "started": utc_now()},
+            PhaseTime(phase=JobPhase.PENDING, started=utc_now(), ended=utc_now()),
+            PhaseTime(phase=JobPhase.RUNNING, started=utc_now()),
         ],
     )
     failure = Failure(class_="Data", reason="BadRow", message="row 7")
     jobs = {
         ("a", "llama"): common.model_copy(update={"phase": JobPhase.RUNNING}),
-        ("a", "qwen"): common.model_copy(update={"phase": JobPhase.FAILED, "failure": failure}),
+        ("a", "qwen"): common.model_copy(
+            update={"phase": JobPhase.FAILED, "failure": failure, "completion_time": utc_now()}
+        ),
     }
     instruments = Instruments()
     instruments.watch(lambda: jobs, utc_now)

@@ -139,6 +139,41 @@ SITUATIONS = {
         silent=(29, 64),
         fires=(31, 60),
     ),
+    "accuracy stays at chance for an hour, then rises": Situation(
+        alert="LoraDpoAccuracyStuck",
+        series={
+            f"loradpo_train_dpo_accuracy{{{JOB}}}": "0.5x60 0.9x60",
+            f"loradpo_train_step{{{JOB}}}": "300x120",
+        },
+        silent=(29, 75, 110),
+        fires=(31, 60),
+    ),
+    "accuracy is at chance in the first steps": Situation(
+        alert="LoraDpoAccuracyStuck",
+        series={
+            f"loradpo_train_dpo_accuracy{{{JOB}}}": "0.5x60",
+            f"loradpo_train_step{{{JOB}}}": "100x60",
+        },
+        silent=(31, 60),
+    ),
+    "a job fails, and is kept": Situation(
+        alert="LoraDpoJobFailed",
+        series={
+            f'loradpo_operator_job_failure{{{JOB}, class="Data"}}': "_x10 1x100",
+            f"loradpo_operator_job_completion_timestamp_seconds{{{JOB}}}": "_x10 600x100",
+        },
+        silent=(5, 75),
+        fires=(12, 60),
+    ),
+    "a job fails, and is deleted": Situation(
+        alert="LoraDpoJobFailed",
+        series={
+            f'loradpo_operator_job_failure{{{JOB}, class="Data"}}': "_x10 1x5 stale",
+            f"loradpo_operator_job_completion_timestamp_seconds{{{JOB}}}": "_x10 600x5 stale",
+        },
+        silent=(5, 17),
+        fires=(12,),
+    ),
     "the reward margin is negative at the start": Situation(
         alert="LoraDpoRewardMarginNegative",
         series={

@@ -129,6 +129,12 @@ async def test_the_age_of_a_checkpoint_can_be_told_from_its_time(client: TestCli
     assert list(found.values()) == [at(70).timestamp()]
 
 
+async def test_the_end_of_a_job_is_told(client: TestClient, state: State) -> None:  # type: ignore[type-arg]
+    state.jobs["team-a", "tiny"] = LoraDpoJobStatus(phase=JobPhase.FAILED, completion_time=at(90))
+    found = await series(client, "loradpo_operator_job_completion")
+    assert list(found.values()) == [at(90).timestamp()]
+
+
 async def test_the_operators_own_memory_is_told(client: TestClient) -> None:  # type: ignore[type-arg]
     found = await series(client, "loradpo_operator_process_resident_memory_bytes")
     (found_bytes,) = found.values()
