@@ -156,12 +156,31 @@ def test_a_running_job_outlives_upgrade_uninstall_and_another_install(
     release.uninstall()
 
 
+@pytest.fixture(scope="module")
+def monitoring(own_kubectl: Kubectl) -> None:
+    """The definitions of prometheus-operator and of Google's Managed Service for Prometheus, and nothing else."""
+    folder = tools.ensure(print, (tools.MONITORING,)).folder(tools.MONITORING)
+    for found in ("servicemonitors", "podmonitors", "prometheusrules"):
+        own_kubectl.text("create", "-f", str(folder / "coreos" / f"monitoring.coreos.com_{found}.yaml"))
+    for found in ("podmonitorings", "clusterpodmonitorings"):
+        own_kubectl.text("create", "-f", str(folder / "google" / f"monitoring.googleapis.com_{found}.yaml"))
+    own_kubectl.text("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+
+
+@pytest.mark.usefixtures("monitoring")
 def test_the_api_server_takes_every_object_of_the_chart(release: Release, own_kubectl: Kubectl) -> None:
-    # Monitors apart: their definitions belong to prometheus-operator and to GKE.
     rendered = ROOT / "tests" / "helm" / "rendered"
     for name in ("team-a", "team-b", "lora-dpo-system"):
         own_kubectl.text("create", "namespace", name)
     for file in sorted(rendered.glob("*.yaml")):
         for found in yaml12.loads_all(file.read_text()):
-            if "monitoring." not in found["apiVersion"]:
-                own_kubectl.text("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(found))
+            own_kubectl.text("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(found))
+
+
+@pytest.mark.usefixtures("monitoring")
+def test_a_monitor_with_a_field_that_does_not_exist_is_refused(release: Release, own_kubectl: Kubectl) -> None:
+    found = yaml12.loads_all((ROOT / "operator" / "manifests" / "monitors.yaml").read_text())[0]
+    found["metadata"]["namespace"] = "default"
+    found["spec"]["endpoints"][0]["honourLabels"] = True
+    answer = own_kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(found))
+    assert "honourLabels" in answer.stderr

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -65,6 +67,29 @@ def test_a_build_without_its_program_is_refused(builds: Path) -> None:
     write_go(builds.parent / "bin" / "go", builds, "true")
     with pytest.raises(errors.BuildError, match="built no fake-gcs-server"):
         tools.ensure(print, (MODULE,))
+
+
+def test_a_module_may_bring_files_alone(builds: Path) -> None:
+    definitions = builds.parent / "module" / "crds"
+    definitions.mkdir(parents=True)
+    (definitions / "monitor.yaml").write_text("kind: CustomResourceDefinition\n")
+    definitions.chmod(0o555)
+    go = builds.parent / "bin" / "go"
+    found = json.dumps({"Dir": str(definitions.parent)})
+    go.write_text(f"#!/bin/sh\n[ \"$1\" = mod ] && echo '{found}' || echo go1.26.8\n")
+    copied = tools.Copied("example.com/monitors", "crds", "definitions")
+    module = dataclasses.replace(tools.MONITORING, copied=(copied,))
+    folder = tools.ensure(print, (module,)).folder(module)
+    assert (folder / "definitions" / "monitor.yaml").read_text() == "kind: CustomResourceDefinition\n"
+    assert builds.read_text() == ""
+
+
+def test_a_module_that_cannot_be_fetched_is_said(builds: Path) -> None:
+    (builds.parent / "bin" / "go").write_text(
+        '#!/bin/sh\n[ "$1" = mod ] && echo \'{"Error": "403 Forbidden"}\' && exit 1 || echo go1.26.8\n'
+    )
+    with pytest.raises(errors.BuildError, match="403 Forbidden"):
+        tools.ensure(print, (tools.MONITORING,))
 
 
 def test_waiting_ends_when_the_process_that_is_waited_for_has(tmp_path: Path) -> None:
