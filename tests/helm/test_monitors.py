@@ -16,70 +16,24 @@ from ldj import monitors, prometheus
 from lora_dpo_api import yaml12
 from lora_dpo_localcluster import debian, namespace
 
-from .conftest import CHART, Helm, Manifest, only
+from . import things
+from .conftest import Helm, only
 from .scenarios import MONITORED, WITHOUT_DEFINITION
 
-PLAIN = CHART.parents[1] / "operator" / "manifests" / "monitors.yaml"
 META = "__meta_kubernetes_"
-OPERATOR = {"app.kubernetes.io/name": "lora-dpo-operator", "app.kubernetes.io/component": "operator"}
-RANK_0 = {
-    "app.kubernetes.io/managed-by": "lora-dpo-operator",
-    "training.loradpo.dev/job": "llama",
-    "training.loradpo.dev/phase": "train",
-    "jobset.sigs.k8s.io/job-index": "0",
-    "batch.kubernetes.io/job-completion-index": "0",
-}
-
-
-def pod(
-    name: str, labels: dict[str, str], address: str, port: int, *, phase: str = "Running", where: str = "a"
-) -> Manifest:
-    kind = "operator" if "app.kubernetes.io/component" in labels else "trainer"
-    ports = [{"name": "http" if kind == "operator" else "metrics", "containerPort": port}]
-    ports += [{"name": "other", "containerPort": 1}]
-    return {
-        "kind": "Pod",
-        "metadata": {"name": name, "namespace": where, "labels": labels},
-        "spec": {"containers": [{"name": kind, "ports": ports}]},
-        "status": {"phase": phase, "podIP": address},
-    }
-
-
-OBJECTS: list[Manifest] = [
-    {"kind": "Service", "metadata": {"name": "lora-dpo-operator", "namespace": "lora-dpo-system", "labels": OPERATOR}},
-    {"kind": "Service", "metadata": {"name": "database", "namespace": "lora-dpo-system", "labels": {}}},
-    {
-        "kind": "EndpointSlice",
-        "metadata": {
-            "name": "lora-dpo-operator-x",
-            "namespace": "lora-dpo-system",
-            "labels": {"kubernetes.io/service-name": "lora-dpo-operator"},
-        },
-        "endpoints": [{"addresses": ["127.0.1.1"], "targetRef": {"kind": "Pod", "name": "operator"}}],
-        "ports": [{"name": "http", "port": 8080}, {"name": "webhook", "port": 9443}],
-    },
-    {
-        "kind": "EndpointSlice",
-        "metadata": {
-            "name": "database-x",
-            "namespace": "lora-dpo-system",
-            "labels": {"kubernetes.io/service-name": "database"},
-        },
-        "endpoints": [{"addresses": ["127.0.1.2"]}],
-        "ports": [{"name": "http", "port": 8080}],
-    },
-    pod("operator", OPERATOR, "127.0.1.1", 8080, where="lora-dpo-system"),
-    pod("rank-0", RANK_0, "127.0.1.3", 9100),
-    pod("rank-1", RANK_0 | {"batch.kubernetes.io/job-completion-index": "1"}, "127.0.1.4", 9100),
-    pod("slice-1", RANK_0 | {"jobset.sigs.k8s.io/job-index": "1"}, "127.0.1.5", 9100),
-    pod("prepare", RANK_0 | {"training.loradpo.dev/phase": "prepare"}, "127.0.1.6", 9100),
-    pod("ended", RANK_0, "127.0.1.7", 9100, phase="Succeeded", where="b"),
+OBJECTS = [
+    *things.installed("127.0.1.1", 8080),
+    things.pod("rank-0", things.RANK_0, "127.0.1.3", 9100),
+    things.pod("rank-1", things.RANK_0 | {"batch.kubernetes.io/job-completion-index": "1"}, "127.0.1.4", 9100),
+    things.pod("slice-1", things.RANK_0 | {"jobset.sigs.k8s.io/job-index": "1"}, "127.0.1.5", 9100),
+    things.pod("prepare", things.RANK_0 | {"training.loradpo.dev/phase": "prepare"}, "127.0.1.6", 9100),
+    things.pod("ended", things.RANK_0, "127.0.1.7", 9100, phase="Succeeded", where="b"),
 ]
 
 
 def test_the_plain_manifests_have_the_charts_monitors(helm: Helm) -> None:
     rendered = helm.render(MONITORED | WITHOUT_DEFINITION)
-    for found in prometheus.read_monitors(PLAIN):
+    for found in prometheus.read_monitors(things.MONITORS):
         wanted = only(rendered, found["kind"])
         # The chart may be installed twice in a cluster, the plain manifests may not.
         wanted["spec"]["selector"]["matchLabels"].pop("app.kubernetes.io/instance", None)
@@ -89,7 +43,7 @@ def test_the_plain_manifests_have_the_charts_monitors(helm: Helm) -> None:
 
 def test_a_service_monitor_becomes_what_prometheus_operator_makes_of_it(tmp_path: Path) -> None:
     """The order and the labels of prometheus-operator's own recorded configurations, but for sharding."""
-    found = monitors.scrape_configs(prometheus.read_monitors(PLAIN), tmp_path)[0]
+    found = monitors.scrape_configs(prometheus.read_monitors(things.MONITORS), tmp_path)[0]
     del found["file_sd_configs"]
     target = [f"{META}endpoint_address_target_kind", f"{META}endpoint_address_target_name"]
     component, name = "app_kubernetes_io_component", "app_kubernetes_io_name"
@@ -138,7 +92,7 @@ def test_a_service_monitor_becomes_what_prometheus_operator_makes_of_it(tmp_path
 
 
 def test_a_pod_monitor_becomes_what_prometheus_operator_makes_of_it(tmp_path: Path) -> None:
-    found = monitors.scrape_configs(prometheus.read_monitors(PLAIN), tmp_path)[1]
+    found = monitors.scrape_configs(prometheus.read_monitors(things.MONITORS), tmp_path)[1]
     assert found["job_name"] == "podMonitor/lora-dpo-system/lora-dpo-operator-trainer/0"
     assert found["honor_labels"] is False
     rules = found["relabel_configs"]
@@ -158,7 +112,7 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str,
     """What a real Prometheus decides to scrape of the objects above."""
     debian.ensure_for_prometheus(print)
     folder = tmp_path_factory.mktemp("prometheus")
-    chosen = prometheus.read_monitors(PLAIN)
+    chosen = prometheus.read_monitors(things.MONITORS)
     (folder / "prometheus.yml").write_text(yaml12.dumps({"scrape_configs": monitors.scrape_configs(chosen, folder)}))
     for name, found in monitors.target_files(chosen, OBJECTS).items():
         (folder / name).write_text(json.dumps(found))
