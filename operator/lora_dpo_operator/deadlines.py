@@ -105,7 +105,7 @@ def _starting(observed: Observed, jobset: JobSet, policy: RunPolicy) -> Iterator
         yield Limit(
             reason=Reason.STARTUP_TIMEOUT,
             due=max(min(times), observed.resumed_at or min(times)) + _length(limit),
-            message=f"Only {len(times)} of {_hosts(observed)} hosts got a node within spec.runPolicy.startupTimeout "
+            message=f"Only {len(times)} of {observed.hosts} hosts got a node within spec.runPolicy.startupTimeout "
             f"({limit}), and held it for nothing. Last seen: {waiting.slice_wait(observed).message}",
             hint="ask for fewer slices, or for capacity that comes whole (a queue, a reservation)",
             pod=waits[0],
@@ -157,10 +157,6 @@ def _suspended_at(jobset: JobSet) -> datetime.datetime | None:
     condition = jobset.condition("Suspended")
     known = condition is not None and condition.status == "True"
     return condition.last_transition_time if condition and known else jobset.metadata.creation_timestamp
-
-
-def _hosts(observed: Observed) -> int:
-    return observed.verdict.placement.hardware.processes if isinstance(observed.verdict, Accepted) else 0
 
 
 def _length(duration: str) -> datetime.timedelta:

@@ -21,6 +21,9 @@ def status(observed: Observed, now: datetime.datetime) -> LoraDpoJobStatus:
     if observed.settled or observed.retry_asked:
         # A failed job that is asked to try again stays as it is until what is in the way is gone.
         return observed.status
+    if any(job.timed_out(now) and not job.ended for job in (observed.prepare, observed.export) if job is not None):
+        # Its pod goes first, and with it what it waited for: that still stands in the status.
+        return observed.status
     failure = failures.find(observed, now)
     phase = stage.phase_of(observed, failure)
     message = messages.derive(observed, phase, failure, now)

@@ -183,7 +183,7 @@ def find(observed: Observed, now: datetime.datetime) -> Failure | None:
 
 def sentence(failure: Failure) -> str:
     """What went wrong, and what to do."""
-    return f"{failure.message.rstrip('.')}. {failure.hint}" if failure.hint else failure.message
+    return f"{failure.message.rstrip('.')}. Hint: {failure.hint}" if failure.hint else failure.message
 
 
 def _class(end: Termination) -> FailureClass:

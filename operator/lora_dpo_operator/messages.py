@@ -31,6 +31,8 @@ def derive(observed: Observed, phase: JobPhase, failure: Failure | None, now: da
             message = wait.sentence if wait else waiting.starting(observed)
         case JobPhase.RUNNING:
             message = _training(observed)
+        case JobPhase.RESTARTING if observed.jobset is None:
+            message = "The JobSet was deleted by someone else; it is made again, and goes on from the last checkpoint"
         case JobPhase.RESTARTING:
             why = _restart_cause(observed)
             message = f"The slice is being restarted (attempt {observed.attempt + 1}){why}"

@@ -7,6 +7,7 @@ API's own meaning. Manifests that the operator writes are plain dictionaries, bu
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
@@ -118,6 +119,12 @@ class Job(KubeModel):
     def ended(self) -> bool:
         """Whether it holds no pods any more."""
         return self.complete is not None or self.failed is not None
+
+    def timed_out(self, now: datetime.datetime) -> bool:
+        """Whether its time is up; it says so itself once its pods are gone."""
+        limit, since = self.spec.active_deadline_seconds, self.status.start_time
+        over = limit is not None and since is not None and now >= since + datetime.timedelta(seconds=limit)
+        return over or condition_true(self.status.conditions, "FailureTarget") is not None
 
     @property
     def complete(self) -> ConditionView | None:

@@ -242,12 +242,16 @@ class Observed:
         return next((pod for pod in self.slice_pods if pod.slice_index == 0 and pod.host_index == 0), None)
 
     @property
+    def hosts(self) -> int:
+        """Hosts of all slices together."""
+        return self.verdict.placement.hardware.processes if isinstance(self.verdict, Accepted) else 0
+
+    @property
     def scheduled_whole_at(self) -> datetime.datetime | None:
         """When the last host of the present attempt got its node."""
         times = [pod.scheduled_at for pod in self.slice_pods]
         found = [time for time in times if time is not None]
-        hosts = self.verdict.placement.hardware.processes if isinstance(self.verdict, Accepted) else 0
-        return max(found) if found and len(found) == len(times) >= hosts else None
+        return max(found) if found and len(found) == len(times) >= self.hosts else None
 
     def ends(self, phase: Phase) -> tuple[Termination, ...]:
         """Ended containers of one of the trainer's phases; those of an object that was made anew since are left out."""

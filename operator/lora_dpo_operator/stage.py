@@ -12,6 +12,8 @@ from lora_dpo_operator.observed import Accepted, Observed, Refused
 from lora_dpo_operator.reasons import Reason
 from lora_dpo_operator.terminations import TRAINING_STATES
 
+_HAD_A_SLICE = (JobPhase.QUEUED, JobPhase.INITIALIZING, JobPhase.RUNNING, JobPhase.RESTARTING)
+
 
 @dataclasses.dataclass(frozen=True)
 class Milestone:
@@ -39,6 +41,8 @@ def phase_of(observed: Observed, failure: Failure | None) -> JobPhase:
         return JobPhase.EXPORTING
     if observed.jobset is not None:
         return _slice_phase(observed, observed.jobset)
+    if observed.prepared is not None and observed.status.phase in _HAD_A_SLICE:
+        return JobPhase.RESTARTING
     if observed.prepare is None and observed.prepared is None:
         return JobPhase.PENDING
     if observed.prepare is not None and observed.prepare.spec.suspend:

@@ -81,9 +81,11 @@ def slice_wait(observed: Observed) -> Wait:
     why = pending[0].unschedulable.message if pending and pending[0].unschedulable else "no node is free"
     cause = causes.of(why, Cause(Reason.WAITING_FOR_CAPACITY, FailureClass.INFRASTRUCTURE))
     wanted = f". {capacity.sentence(pending[0], observed.nodes)}" if pending else ""
+    # An exclusive slice's other hosts are not even made before the first one has its node.
+    missing = observed.hosts - sum(pod.scheduled_at is not None for pod in observed.slice_pods)
     return Wait(
         reason=cause.reason,
-        message=f"{len(pending)} of {len(observed.slice_pods)} hosts have no node: {why.rstrip('.')}{wanted}",
+        message=f"{missing} of {observed.hosts} hosts have no node: {why.rstrip('.')}{wanted}",
         class_=cause.class_,
         hint=cause.hint,
         pod=pending[0] if pending else None,

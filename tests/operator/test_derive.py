@@ -107,6 +107,10 @@ PHASES = {
         JobPhase.RESTARTING,
     ),
     "no pod of the new attempt is there yet": (running(jobset=a_jobset(21, restarts=1), pods=()), JobPhase.RESTARTING),
+    "someone has deleted the JobSet": (
+        running(jobset=None, pods=(), status=prepared_status(phase=JobPhase.RUNNING)),
+        JobPhase.RESTARTING,
+    ),
     "the JobSet is done, export not made": (
         running(jobset=a_jobset(21, condition("Completed", 59))),
         JobPhase.EXPORTING,
@@ -352,6 +356,19 @@ def test_a_prepare_that_waited_too_long_says_for_what() -> None:
     status = derived(observe(prepare=failed, status=waited))
     assert status.failure is not None
     assert (status.failure.class_, status.failure.reason) == ("Deadline", "PrepareTimeout")
+    assert 'secret "hf" not found' in status.failure.message
+
+
+def test_what_a_preparation_waited_for_is_still_known_when_its_time_is_up_and_its_pod_gone() -> None:
+    stuck = a_pod(Phase.PREPARE, 1, waiting=("CreateContainerConfigError", 'secret "hf" not found'))
+    waits = derived(observe(prepare=PREPARE, pods=(stuck,)))
+    target = condition("FailureTarget", 900, reason="DeadlineExceeded")
+    between = derived(observe(prepare=a_batch_job(Phase.PREPARE, 1, target), status=waits))
+    assert between == waits
+    failed = a_batch_job(Phase.PREPARE, 1, target, condition("Failed", 901, reason="DeadlineExceeded"))
+    status = derived(observe(prepare=failed, status=between))
+    assert status.failure is not None
+    assert status.failure.reason == "MissingReference"
     assert 'secret "hf" not found' in status.failure.message
 
 
