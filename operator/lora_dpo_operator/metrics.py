@@ -1,7 +1,7 @@
 """The operator's own metrics, and a few of each job.
 
 Those of the jobs are rendered from the live list at every scrape, so that a deleted job's series vanish with it.
-Labels are bounded: namespace and name, never a pod, a step or a text. `docs/monitoring.md` lists them all.
+Labels are bounded: namespace and name, never a pod, a step or a text. `docs/metrics.md` lists them all.
 """
 
 from __future__ import annotations

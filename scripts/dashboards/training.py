@@ -142,16 +142,88 @@ _PAIRS = Panel(
 )
 _STEP_TIME = Panel(
     title="Time per step",
-    description="Wall-clock seconds per step over the last minutes, evaluations and checkpoints included.",
+    description="Of the last step, from the completion of the one before; how much of it waited for rows of the data; "
+    "and for how long the last checkpoint held training back.",
     unit="s",
     low=0,
     queries=(
-        Query(
-            f"1 / max by (namespace, name) (rate(loradpo_train_step{{{_JOBS}}}[$__rate_interval]) > 0)",
-            RUN,
-        ),
+        Query(_train("step_seconds"), f"step {RUN}"),
+        Query(_train("data_seconds"), f"data {RUN}"),
+        Query(_train("save_seconds"), f"checkpoint {RUN}"),
     ),
     thresholds=((60, "orange"), (300, "red")),
+)
+_MFU = Panel(
+    title="MFU",
+    description="Necessary FLOPs of LoRA-DPO over what the chips' bfloat16 peak would do in that time. Absent on CPU.",
+    unit="percentunit",
+    low=0,
+    high=1,
+    queries=(Query(_train("mfu"), RUN),),
+    base="red",
+    thresholds=((0.1, "orange"), (0.3, "green")),
+)
+_PADDING = Panel(
+    title="Pad fraction",
+    description="Part of the step's token positions that hold no token: work for nothing. Packing keeps it at a few "
+    "percent unless the pairs are few or much longer than the rest.",
+    unit="percentunit",
+    low=0,
+    queries=(Query(_train("pad_fraction"), RUN),),
+    thresholds=((0.1, "orange"), (0.3, "red")),
+)
+_QUANTILES = Panel(
+    title="Reward margin over a step's pairs",
+    description="Margins that 10, 50 and 90 % of the step's pairs stay below. A 10 % line far below 0 while the mean "
+    "grows: a part of the pairs is learnt the wrong way round; look for exchanged columns.",
+    unit="none",
+    queries=(
+        Query(_train("reward_margin_p10"), f"10 % {RUN}"),
+        Query(_train("reward_margin_p50"), f"50 % {RUN}"),
+        Query(_train("reward_margin_p90"), f"90 % {RUN}"),
+    ),
+    base="red",
+    thresholds=((0, "green"),),
+)
+_LOGPS = Panel(
+    title="Log-probabilities",
+    description="Of the answers under the policy, in nats, summed over each answer. Both falling fast: the policy "
+    "forgets the data's answers; lower the learning rate or raise beta.",
+    unit="none",
+    queries=(
+        Query(_train("logps_chosen"), f"chosen {RUN}"),
+        Query(_train("logps_rejected"), f"rejected {RUN}"),
+    ),
+    base="blue",
+    thresholds=((0, "red"),),
+)
+_KL = Panel(
+    title="Drift from the reference",
+    description="Mean log ratio of reference to policy on the data's answers, in nats an answer: 0 at the start. It "
+    "estimates the divergence, and is exact only for answers of the reference itself.",
+    unit="none",
+    queries=(Query(_train("kl"), RUN),),
+    thresholds=((20, "orange"), (100, "red")),
+)
+_DEVICE_MEMORY = Panel(
+    title="Device memory (HBM)",
+    description="In use, and most ever in use, on the fullest device of the leading host. Absent where the device does "
+    "not tell, as on CPU. A v5e or v6e chip has 16 and 32 GB, a v5p chip 95 GB.",
+    unit="bytes",
+    low=0,
+    queries=(
+        Query(_train("memory_device_bytes"), f"now {RUN}"),
+        Query(_train("memory_device_peak_bytes"), f"peak {RUN}"),
+    ),
+    thresholds=((90e9, "orange"),),
+)
+_HOST_MEMORY = Panel(
+    title="Host memory",
+    description="Resident memory of the leading host's trainer process.",
+    unit="bytes",
+    low=0,
+    queries=(Query(_train("memory_rss_bytes"), RUN),),
+    thresholds=((300e9, "orange"),),
 )
 _CHECKPOINT = Panel(
     title="Checkpoint age",
@@ -246,10 +318,11 @@ BOARD = Board(
         ),
     ),
     rows=(
-        Row("Preference", (_LOSS, _REWARD_MARGIN, _ACCURACY, _MARGINS, _REWARDS)),
+        Row("Preference", (_LOSS, _REWARD_MARGIN, _ACCURACY, _MARGINS, _REWARDS, _QUANTILES, _LOGPS, _KL)),
         Row("Held-out pairs", (_EVAL_LOSS, _EVAL_ACCURACY)),
         Row("Optimisation", (_LEARNING_RATE, _GRADIENT, _PROGRESS)),
-        Row("Speed", (_TOKENS, _PAIRS, _STEP_TIME)),
+        Row("Speed", (_TOKENS, _PAIRS, _STEP_TIME, _MFU, _PADDING)),
+        Row("Memory", (_DEVICE_MEMORY, _HOST_MEMORY)),
         Row("Safety", (_CHECKPOINT, _RESTARTS)),
         Row("Course", (_PHASE, _STATE)),
         Row("Comparison", (_COMPARISON,)),

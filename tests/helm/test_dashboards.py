@@ -102,13 +102,6 @@ def test_dashboards_ask_only_for_metrics_that_are_served() -> None:
     assert asked <= served, asked - served
 
 
-def test_every_series_of_the_operator_is_documented_and_no_other() -> None:
-    text = (CHART.parents[1] / "docs" / "monitoring.md").read_text()
-    documented = set(re.findall(r"^\| `(loradpo_operator_\w+)` \|", text, flags=re.MULTILINE))
-    served = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exported.operator() if "_created" not in name}
-    assert documented == served
-
-
 def test_prometheus_takes_every_expression(tmp_path: Path) -> None:
     rules = [
         {"record": f"dashboards:{number}", "expr": board.filled(expression)}

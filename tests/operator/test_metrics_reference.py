@@ -82,7 +82,7 @@ def test_each_series_of_the_operator_is_listed() -> None:
         last_checkpoint=Checkpoint(step=1, time=now, path="gs://bucket/checkpoints/step-00000001"),
         timeline=[PhaseTime(phase=phase, started=now) for phase in (JobPhase.PENDING, JobPhase.RUNNING)],
     )
-    failed = LoraDpoJobStatus(phase=JobPhase.FAILED)
+    failed = LoraDpoJobStatus(phase=JobPhase.FAILED, completion_time=now)
     instruments = Instruments()
     instruments.watch(lambda: {("a", "llama"): status, ("a", "qwen"): failed}, utc_now)
     instruments.observe_call("get", "jobs", 200)
