@@ -66,6 +66,7 @@ def test_every_setting_arrives_as_it_was_meant(helm: Helm) -> None:
         trainer_env=(("HTTPS_PROXY", "http://proxy:3128"), ("NO_PROXY", ".local,10.0.0.0/8")),
         simulate_tpu=True,
         port=9000,
+        ui=True,
         resync_seconds=60.0,
         progress_seconds=5.0,
         progress_budget=50.0,
