@@ -170,6 +170,8 @@ def connect(*, kubeconfig: Path | None, context: str | None, namespace: str | No
     Raises:
         UnreachableError: there is no usable kubeconfig.
     """
+    # Whoever writes insecure-skip-tls-verify into a kubeconfig knows; kubectl doesn't complain at each call either.
+    urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     settings = client.Configuration()
     settings.retries = 1
     chosen = None if kubeconfig is None else str(kubeconfig)
