@@ -1,0 +1,73 @@
+"""How long pods of a slice existed: what a fault costs its user."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+
+from .conftest import Kubectl
+from .loradpojobs import JOB_LABEL, PHASE_LABEL
+
+_LABEL = JOB_LABEL.replace(".", "\\.")
+_LINE = f'{{.type}} {{.object.metadata.uid}} {{.object.metadata.labels.{_LABEL}}}{{"\\n"}}'
+"""One line an event of the watch."""
+
+
+class SliceTime:
+    """Seconds in which at least one pod of a slice existed, for each job of a namespace, as a watch saw it."""
+
+    def __init__(self) -> None:
+        self._alive: dict[str, set[str]] = {}
+        self._since: dict[str, float] = {}
+        self._total: dict[str, float] = {}
+
+    def seconds(self, job: str) -> float:
+        """Of one job, until now."""
+        running = time.monotonic() - self._since[job] if self._alive.get(job) else 0.0
+        return self._total.get(job, 0.0) + running
+
+    def see(self, line: str) -> None:
+        """Take a line of the watch: event, uid of the pod, job."""
+        event, pod, job = line.split()
+        alive = self._alive.setdefault(job, set())
+        if event == "DELETED":
+            alive.discard(pod)
+            if not alive:
+                self._total[job] = self._total.get(job, 0.0) + time.monotonic() - self._since[job]
+            return
+        if not alive:
+            self._since[job] = time.monotonic()
+        alive.add(pod)
+
+
+@contextlib.contextmanager
+def measured(kubectl: Kubectl, namespace: str) -> Iterator[SliceTime]:
+    """Watch the pods of every slice in a namespace."""
+    with subprocess.Popen(
+        [
+            str(kubectl.cluster.kubectl),
+            f"--kubeconfig={kubectl.cluster.kubeconfig}",
+            *("-n", namespace, "get", "pods", "--watch", "--output-watch-events"),
+            *("-l", f"{PHASE_LABEL}=train", "-o", f"jsonpath={_LINE}"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as watch:
+        found = SliceTime()
+
+        def read() -> None:
+            assert watch.stdout is not None
+            for line in watch.stdout:
+                found.see(line)
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        try:
+            yield found
+        finally:
+            watch.terminate()
+            reader.join()
