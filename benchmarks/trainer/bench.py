@@ -1,7 +1,7 @@
 """This trainer beside TRL with PEFT and beside upstream Levanter: the same machine, model and pairs, in one go.
 
 Every contender is a process that loads, warms up, and then makes a step when it is told to: rounds interleave, and no
-two ever compute at once. Results: a table, and `build/reports/bench-trainer.json`.
+two ever compute at once. Results: tables in Markdown, and `build/reports/bench-trainer.json`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.trainer import pairs
+from benchmarks.trainer import agreement, pairs
 from benchmarks.trainer.limit import ModelShape, PairTokens
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = ROOT / "build" / "reports" / "bench-trainer.json"
 PYTHON = {name: ROOT / ".venv" / name / "bin" / "python" for name in ("trainer", "export", "bench-trl")}
 OURS, TRL_FASTEST, TRL_DEFAULT, LEVANTER = "lora-dpo-trainer", "trl-fastest", "trl-default", "levanter"
-WARMUP = 1
 STEPS_A_ROUND = 2
 
 
@@ -67,7 +66,8 @@ class Contender:
             self.process.stdin.flush()
             answers.append(self._answer())
         self.rounds.append(answers)
-        print(f"{self.name}: " + ", ".join(f"{answer['seconds']:.2f} s" for answer in answers), flush=True)
+        steps = ", ".join(f"{answer['seconds']:.2f} s ({answer['cpu_seconds']:.2f} s CPU)" for answer in answers)
+        print(f"{self.name}: {steps}", flush=True)
 
     def stop(self) -> None:
         """Note the peak memory, and end the process."""
@@ -81,7 +81,7 @@ class Contender:
     @property
     def step_seconds(self) -> float:
         """Median over the rounds of a step's mean."""
-        return statistics.median(statistics.fmean(a["seconds"] for a in answers) for answers in self.rounds)
+        return self._median("seconds")
 
     def epoch_seconds_per_pair(self, batch: int) -> float:
         """Seconds that a pair costs in one epoch, with its share of the reference pass."""
@@ -92,12 +92,17 @@ class Contender:
         return {
             "step_seconds": [[answer["seconds"] for answer in answers] for answers in self.rounds],
             "step_seconds_median": self.step_seconds,
+            "step_cpu_seconds_median": self._median("cpu_seconds"),
+            "losses": [self.facts["first_loss"], *(answer["loss"] for answers in self.rounds for answer in answers)],
             "pairs_per_second_step": batch / self.step_seconds,
             "pairs_per_second_epoch": 1 / self.epoch_seconds_per_pair(batch),
             "peak_rss_bytes": self.peak_rss_bytes,
             "compiles_while_timed": self.rounds[-1][-1].get("compiles"),
-            **self.facts,
+            **{name: value for name, value in self.facts.items() if name not in ("order", "reference_logprobs")},
         }
+
+    def _median(self, of: str) -> float:
+        return statistics.median(statistics.fmean(answer[of] for answer in answers) for answers in self.rounds)
 
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -121,29 +126,48 @@ class Setting:
     work: Path
 
     @property
-    def pairs(self) -> int:
-        """Pairs in a data set: as many as TRL, the one that reads them in order, warms up with and steps through."""
-        return self.batch * (WARMUP + self.rounds * STEPS_A_ROUND)
+    def called(self) -> str:
+        """The model's name in the report."""
+        return "random" if self.model.name == "tiny" else "SmolLM2-135M"
 
-    def start(self, name: str, share: float) -> Contender:
-        """Start a contender on the pairs with this share of prompts."""
-        data = self.work / f"pairs-{share}.jsonl"
-        rows = pairs.preference_pairs(self.pairs, prompt_share=share, seed=0)
-        pairs.write_jsonl(rows, data)
+    @property
+    def steps(self) -> int:
+        """Steps that count: an epoch, so that all of a contender's steps together hold every pair once."""
+        return self.rounds * STEPS_A_ROUND
+
+    @property
+    def pairs(self) -> int:
+        """Pairs in a data set."""
+        return self.batch * self.steps
+
+    def start(self, name: str, share: float, rows: Sequence[dict[str, Any]]) -> Contender:
+        """Start a contender on these rows, which it goes through again and again."""
         work = self.work / f"{name}-{share}"
         work.mkdir()
+        data = work / "pairs.jsonl"
+        pairs.write_jsonl(rows, data)
         environment, module, extra = {
             OURS: ("trainer", "our_steps", []),
-            TRL_FASTEST: ("bench-trl", "trl_steps", ["--setting", "fastest", "--warmup", str(WARMUP)]),
-            TRL_DEFAULT: ("bench-trl", "trl_steps", ["--setting", "default", "--warmup", str(WARMUP)]),
-            LEVANTER: ("trainer", "levanter_steps",
-                       ["--length", str(max(t.longest_side for t in tokens(rows))), "--warmup", str(WARMUP)]),
-        }[name]  # fmt: skip
+            TRL_FASTEST: ("bench-trl", "trl_steps", ["--setting", "fastest"]),
+            TRL_DEFAULT: ("bench-trl", "trl_steps", ["--setting", "default"]),
+            LEVANTER: ("trainer", "levanter_steps", ["--length", str(max(t.longest_side for t in tokens(rows)))]),
+        }[name]
         command = [
             str(PYTHON[environment]), "-m", f"benchmarks.trainer.{module}", "--model", str(self.model),
             "--data", str(data), "--batch", str(self.batch), "--rank", str(self.rank), "--work", str(work), *extra,
         ]  # fmt: skip
         return Contender.start(name, command, REPORT.parent / f"bench-{name}-{share}.log")
+
+
+def grouped_by_length(rows: Sequence[dict[str, Any]], batch: int) -> list[int]:
+    """Indices of the rows in batches of like length, long and short ones by turns, so that all rounds take as long.
+
+    The first batch warms up, and comes again as the last one that counts.
+    """
+    by_length = sorted(range(len(rows)), key=lambda index: tokens([rows[index]])[0].longest_side)
+    batches = [by_length[start : start + batch] for start in range(0, len(rows), batch)]
+    by_turns = [batches[-1 - turn // 2] if turn % 2 else batches[turn // 2] for turn in range(len(batches))]
+    return [index for one in (by_turns[-1], *by_turns[:-1]) for index in one]
 
 
 def tokens(rows: Sequence[dict[str, Any]]) -> list[PairTokens]:
@@ -169,6 +193,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tiny", action="store_true", help="a random model, to try the benchmark itself out")
+    parser.add_argument("--shares", nargs="*", type=float, default=[0.1, 0.6], help="further shares of prompts")
     parser.add_argument("--only", nargs="+", choices=[OURS, TRL_FASTEST, TRL_DEFAULT, LEVANTER])
     options = parser.parse_args()
     REPORT.parent.mkdir(parents=True, exist_ok=True)
@@ -178,32 +203,35 @@ def main() -> None:
         )
         names = options.only or [OURS, TRL_FASTEST, TRL_DEFAULT, LEVANTER]
         try:
-            report = measure(setting, names)
+            report = measure(setting, names, options.shares)
         except BenchError as error:
             sys.exit(str(error))
     REPORT.write_text(json.dumps(report, indent=2) + "\n")
-    _print(report)
+    print(f"\n{_markdown(report)}\n\nreport: {REPORT.relative_to(ROOT)}")
     missing = [name for name in names if name not in report["contenders"]]
     if missing:
         sys.exit(f"not measured: {', '.join(missing)}; see above")
+    if report["disagreements"]:
+        sys.exit("the contenders did not do the same work:\n" + "\n".join(report["disagreements"]))
 
 
-def measure(setting: Setting, names: Sequence[str]) -> dict[str, Any]:
-    """All contenders with prompt share 0.3, interleaved; then this trainer alone with the other shares."""
+def measure(setting: Setting, names: Sequence[str], others: Sequence[float]) -> dict[str, Any]:
+    """All contenders with prompt share 0.3, interleaved; then this trainer alone with other shares."""
     rows = pairs.preference_pairs(setting.pairs, prompt_share=0.3, seed=0)
-    shape = ModelShape.read(setting.model)
-    rates = _matmul_rates(shape, tokens(rows[: setting.batch]))
+    lengths, shape = tokens(rows), ModelShape.read(setting.model)
+    rates = _matmul_rates(shape, lengths[: setting.batch])
     running = _run(setting, names, 0.3)
     report: dict[str, Any] = {
-        "setting": {"model": "random" if "tiny" in setting.model.name else "SmolLM2-135M", "batch": setting.batch,
-                    "rank": setting.rank, "prompt_share": 0.3, "rounds": setting.rounds,
-                    "processors": os.cpu_count(), "longest_side": max(t.longest_side for t in tokens(rows))},
+        "setting": {"model": setting.called, "batch": setting.batch, "rank": setting.rank, "prompt_share": 0.3,
+                    "rounds": setting.rounds, "processors": os.cpu_count(), "pairs": len(rows),
+                    "tokens_per_pair": statistics.fmean(t.encoded for t in lengths),
+                    "longest_side": max(t.longest_side for t in lengths)},
         "matmul_flops_per_second": rates,
         "contenders": {one.name: one.report(setting.batch) for one in running.values()},
+        "disagreements": _disagreements(setting, running),
     }  # fmt: skip
     if OURS in running:
-        report |= _ratios(setting, running) | _limit(setting, running[OURS], shape, tokens(rows), max(rates.values()))
-        others = (0.1, 0.6)
+        report |= _ratios(setting, running) | _limit(setting, running[OURS], shape, lengths, max(rates.values()))
         report["other_prompt_shares"] = {
             str(share): _run(setting, [OURS], share)[OURS].report(setting.batch) for share in others
         }
@@ -211,15 +239,20 @@ def measure(setting: Setting, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _run(setting: Setting, names: Sequence[str], share: float) -> dict[str, Contender]:
+    """Start contenders, this trainer first: the others take the pairs in its order."""
+    rows = pairs.preference_pairs(setting.pairs, prompt_share=share, seed=0)
     running: dict[str, Contender] = {}
     try:
-        for name in names:
+        for name in sorted(names, key=lambda name: name != OURS):
+            own = [rows[index] for index in grouped_by_length(rows, setting.batch)] if name == TRL_FASTEST else rows
             try:
-                running[name] = setting.start(name, share)
+                running[name] = setting.start(name, share, own)
             except BenchError as error:  # the others are still worth measuring
                 if name == OURS:
                     raise
                 print(error, file=sys.stderr, flush=True)
+            else:
+                rows = [rows[index] for index in running[name].facts.get("order", range(len(rows)))]
         for _ in range(setting.rounds):
             for contender in running.values():
                 contender.round()
@@ -229,6 +262,15 @@ def _run(setting: Setting, names: Sequence[str], share: float) -> dict[str, Cont
         for contender in running.values():
             contender.process.kill()
     return running
+
+
+def _disagreements(setting: Setting, running: dict[str, Contender]) -> list[str]:
+    facts = {name: contender.facts for name, contender in running.items()}
+    rows = pairs.preference_pairs(setting.pairs, prompt_share=0.3, seed=0)
+    order = facts.get(OURS, {}).get("order", range(len(rows)))
+    grouped = {TRL_FASTEST: grouped_by_length([rows[index] for index in order], setting.batch)}
+    starts = {LEVANTER: agreement.LEVANTER_START}
+    return agreement.disagreements(facts, OURS, starts=starts, grouped=grouped)
 
 
 def _ratios(setting: Setting, running: dict[str, Contender]) -> dict[str, float]:
@@ -250,11 +292,17 @@ def _ratios(setting: Setting, running: dict[str, Contender]) -> dict[str, float]
 def _limit(
     setting: Setting, ours: Contender, shape: ModelShape, lengths: Sequence[PairTokens], rate: float
 ) -> dict[str, float]:
-    """This trainer's share of what the machine could do if it did nothing but the products."""
+    """This trainer's speed, as a share of that at which the machine could do nothing but products.
+
+    `fraction_of_machine_limit` counts the work as published figures do: each token of either side, the vocabulary at
+    each, the reference cached, nothing done twice, no padding. It may pass 1, for this trainer leaves out what sides
+    share and the vocabulary of prompts; `…_necessary_work` leaves that out of the count as well, and says how well the
+    processors are used.
+    """
     speed = setting.batch / ours.step_seconds
     return {
         name: speed * shape.step_flops(lengths, setting.rank, whole=whole) / len(lengths) / rate
-        for name, whole in (("fraction_of_machine_limit", False), ("fraction_of_machine_limit_both_sides_whole", True))
+        for name, whole in (("fraction_of_machine_limit", True), ("fraction_of_machine_limit_necessary_work", False))
     }
 
 
@@ -287,20 +335,21 @@ def _output(command: Sequence[str]) -> str:
     return done.stdout
 
 
-def _print(report: dict[str, Any]) -> None:
-    print(f"\n{'':18}{'step s':>9}{'pairs/s step':>14}{'pairs/s epoch':>15}{'peak RSS GB':>13}")
-    for name, one in report["contenders"].items():
-        print(
-            f"{name:18}{one['step_seconds_median']:9.2f}{one['pairs_per_second_step']:14.3f}"
-            f"{one['pairs_per_second_epoch']:15.3f}{one['peak_rss_bytes'] / 1e9:13.2f}"
+def _markdown(report: dict[str, Any]) -> str:
+    """The report as tables."""
+    lines = [
+        "| | s a step | CPU s a step | pairs/s, step | pairs/s, epoch | peak RSS, GB |",
+        "|---|---|---|---|---|---|",
+    ]
+    shares = {f"… prompt share {share}": one for share, one in report.get("other_prompt_shares", {}).items()}
+    for name, one in (report["contenders"] | shares).items():
+        lines.append(
+            f"| {name} | {one['step_seconds_median']:.2f} | {one['step_cpu_seconds_median']:.2f} "
+            f"| {one['pairs_per_second_step']:.3f} | {one['pairs_per_second_epoch']:.3f} "
+            f"| {one['peak_rss_bytes'] / 1e9:.2f} |"
         )
-    for share, one in report.get("other_prompt_shares", {}).items():
-        speeds = f"{one['pairs_per_second_step']:14.3f}{one['pairs_per_second_epoch']:15.3f}"
-        print(f"{'  prompt share ' + share:18}{one['step_seconds_median']:9.2f}{speeds}")
-    for name, value in report.items():
-        if isinstance(value, float):
-            print(f"{name}: {value:.2f}")
-    print(f"\nreport: {REPORT}")
+    ratios = {name: value for name, value in report.items() if isinstance(value, float)}
+    return "\n".join([*lines, "", "| | |", "|---|---|", *(f"| `{n}` | {v:.2f} |" for n, v in ratios.items())])
 
 
 if __name__ == "__main__":

@@ -14,6 +14,20 @@ from collections.abc import Callable
 from typing import Any
 
 
+class Stopwatch:
+    """Runs from its making: seconds by the clock, and seconds of all of the process's threads together.
+
+    The latter hardly depend on what else the machine does, and so compare two builds on a busy one.
+    """
+
+    def __init__(self) -> None:
+        self._clock, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        """Both, so far."""
+        return {"seconds": time.perf_counter() - self._clock, "cpu_seconds": time.process_time() - self._cpu}
+
+
 class Channel:
     """The contender's side: keeps standard output for the protocol, and sends what libraries print to the errors."""
 
@@ -29,16 +43,16 @@ class Channel:
         """Wait for the next command; False when there is none any more."""
         return sys.stdin.readline().strip() == "step"
 
-    def took(self, seconds: float, **facts: Any) -> None:
+    def took(self, watch: Stopwatch, **facts: Any) -> None:
         """Answer a command."""
-        self._say({"seconds": seconds, **facts})
+        self._say({**watch.read(), **facts})
 
     def serve(self, step: Callable[[], dict[str, Any]]) -> None:
         """Run and time a step at every command, until there are no more."""
         while self.wait():
-            started = time.perf_counter()
+            watch = Stopwatch()
             facts = step()
-            self.took(time.perf_counter() - started, **facts)
+            self.took(watch, **facts)
 
     def _say(self, value: dict[str, Any]) -> None:
         self._out.write(json.dumps(value) + "\n")

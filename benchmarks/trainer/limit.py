@@ -1,4 +1,10 @@
-"""What a LoRA-DPO step must compute, so that a machine's limit can be stated: arithmetic on the model's shapes."""
+"""What a LoRA-DPO step must compute, so that a machine's limit can be stated: arithmetic on the model's shapes.
+
+Work is counted in two ways. The usual one, `whole`, is that of published figures: so many FLOPs for each token of
+either side, with the vocabulary at each, the reference cached, no rematerialisation, no padding. A trainer that shares
+prompts and predicts only answers does less, and may pass that limit; what it makes of the machine is said by the other
+one, the work that cannot be left out.
+"""
 
 from __future__ import annotations
 

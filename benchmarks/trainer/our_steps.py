@@ -1,14 +1,16 @@
-"""This trainer on the benchmark's pairs: its own phases' code, in its defaults."""
+"""This trainer on the benchmark's pairs: its own phases' code, in its defaults but for a constant learning rate."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from benchmarks.trainer import pairs
 from benchmarks.trainer.contender import Channel
@@ -41,29 +43,32 @@ def main() -> None:
     reference_seconds = time.perf_counter() - started
     machine = dataclasses.replace(machine, reference_logprobs={sources.TRAIN: known})
 
-    state = machine.fresh_state()
-    losses = []
-    first_of_shape = {machine.plan.shape_of_step(number): number for number in reversed(range(machine.total_steps))}
-    for number in sorted(first_of_shape.values()):
-        state, values = machine.train(state, machine.batch(number))
-        losses.append(values["dpo_loss"])
-    warm = len(compiles)
     steps = range(machine.total_steps)
-    real = sum(int(machine.plan.lengths.encoded[machine.plan.keys_of_step(number)].sum()) for number in steps)
+    state = machine.fresh_state()
+    for number in sorted({machine.plan.shape_of_step(number): number for number in steps}.values()):
+        state, _ = machine.train(state, machine.batch(number))
+    warm = len(compiles)
+    order = [machine.keys[machine.plan.keys_of_step(number)] for number in steps]
+    state, first = machine.train(machine.fresh_state(), machine.batch(0))
+    real = sum(machine.batch(number).tokens for number in steps)
     channel.ready(
         reference_seconds_per_pair=reference_seconds / len(known),
+        reference_logprobs=known.tolist(),
+        order=np.concatenate(order).tolist(),
         shapes=len(machine.plan.shapes),
         real_tokens=real / sum(machine.plan.shape_of_step(number).tokens for number in steps),
-        first_loss=losses[0],
+        first_loss=first["dpo_loss"],
+        first_reference_margin=float((known[order[0], 0] - known[order[0], 1]).mean()),
+        first_grad_norm=first["grad_norm"],
     )
-    numbers = iter(range(10**9))
+    numbers = itertools.cycle((*steps[1:], 0))
 
     def step() -> dict[str, Any]:
         nonlocal state
-        batch = machine.batch(next(numbers) % machine.total_steps)
+        batch = machine.batch(next(numbers))
         state, values = machine.train(state, batch)
         return {"pairs": batch.pairs, "tokens": batch.tokens, "loss": values["dpo_loss"],
-                "compiles": len(compiles) - warm}  # fmt: skip
+                "grad_norm": values["grad_norm"], "compiles": len(compiles) - warm}  # fmt: skip
 
     channel.serve(step)
 
@@ -78,7 +83,7 @@ def _engine(options: argparse.Namespace) -> engine.Engine:
         "initialize_from_hf": options.model,
         "train_seq_len": pairs.MAX_PAIR,
         "trainer": {"train_batch_size": options.batch, "num_epochs": 1, "mp": "p=f32,c=f32"},
-        "optimizer": {"learning_rate": 5e-6},
+        "optimizer": {"learning_rate": 5e-6, "lr_schedule": "constant", "warmup": 0, "weight_decay": 0.0},
         "lora": {"r": options.rank, "alpha": options.rank},
         "output": {"path": str(options.work / "out")},
     }

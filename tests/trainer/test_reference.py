@@ -46,6 +46,19 @@ def test_wrong_values_are_found_by_the_sample_and_replaced(
     np.testing.assert_allclose(stored["train"], right, rtol=1e-6)
 
 
+def test_a_damaged_file_is_found_and_computed_again(memory: str, pairs: list[TokenizedPair], scorer: Scorer) -> None:
+    right = reference.find_or_compute(memory, KEY, {"train": pairs}, scorer)
+    file = storage.join(reference.folder(memory, KEY), "reference.safetensors")
+    content = bytearray(storage.read_bytes(file))
+    content[-1] ^= 0x40  # the value of a single pair, which a sample may miss
+    storage.write_bytes(file, bytes(content))
+    assert reference.find(memory, KEY) is None
+    asked: list[int] = []
+    found = reference.find_or_compute(memory, KEY, {"train": pairs}, scorer, watch=asked.append)
+    np.testing.assert_array_equal(found["train"], right["train"])
+    assert asked, "nothing was computed"
+
+
 def test_without_a_manifest_there_is_nothing(memory: str) -> None:
     reference.write(memory, KEY, {"train": np.zeros((3, 2), np.float32)})
     storage.delete(storage.join(reference.folder(memory, KEY), "manifest.json"))
