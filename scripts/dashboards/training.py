@@ -214,6 +214,7 @@ _DEVICE_MEMORY = Panel(
     queries=(
         Query(_train("memory_device_bytes"), f"now {RUN}"),
         Query(_train("memory_device_peak_bytes"), f"peak {RUN}"),
+        Query(_train("memory_device_limit_bytes"), f"limit {RUN}"),
     ),
     thresholds=((90e9, "orange"),),
 )

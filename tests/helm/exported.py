@@ -83,7 +83,7 @@ def work(instruments: Instruments) -> None:
 
 def trainer_progress() -> progress.Progress:
     """Rank 0 of `a/llama`."""
-    values = dict.fromkeys(trainer_metrics.HELP, 0.5)
+    values = dict.fromkeys(trainer_metrics.HELP, 0.5) | {"memory_device_limit_bytes": 1.0}
     state = progress.TrainerState.TRAINING
     snapshot = progress.Snapshot(
         run_id="a/llama", total_steps=1000, step=1, state=state, values=values, last_checkpoint=checkpoint()

@@ -174,6 +174,32 @@ SITUATIONS = {
         silent=(5, 17),
         fires=(12,),
     ),
+    "chips are nearly full, until the job is made anew": Situation(
+        alert="LoraDpoDeviceMemoryNearLimit",
+        series={
+            f"loradpo_train_memory_device_peak_bytes{{{JOB}}}": "90x10 96x20 80x20",
+            f"loradpo_train_memory_device_limit_bytes{{{JOB}}}": "100x50",
+        },
+        silent=(10, 13, 32),
+        fires=(17, 30),
+    ),
+    "chips are nearly idle for an hour": Situation(
+        alert="LoraDpoSliceUnderused",
+        series={
+            f"loradpo_train_mfu{{{JOB}}}": "0.02x70 0.4x50",
+            f'loradpo_train_state{{{JOB}, state="Training"}}': "1x120",
+        },
+        silent=(29, 90),
+        fires=(31, 70),
+    ),
+    "chips are idle in a long evaluation": Situation(
+        alert="LoraDpoSliceUnderused",
+        series={
+            f"loradpo_train_mfu{{{JOB}}}": "0.02x70",
+            f'loradpo_train_state{{{JOB}, state="Training"}}': "0x70",
+        },
+        silent=(31, 70),
+    ),
     "the reward margin is negative at the start": Situation(
         alert="LoraDpoRewardMarginNegative",
         series={

@@ -5,7 +5,11 @@ from __future__ import annotations
 import jax
 import psutil
 
-_STATISTICS = {"memory_device_bytes": "bytes_in_use", "memory_device_peak_bytes": "peak_bytes_in_use"}
+_STATISTICS = {
+    "memory_device_bytes": "bytes_in_use",
+    "memory_device_peak_bytes": "peak_bytes_in_use",
+    "memory_device_limit_bytes": "bytes_limit",
+}
 
 
 def used() -> dict[str, float]:

@@ -266,6 +266,13 @@ MACHINE = (
         formula="max over local devices of peak_bytes_in_use",
         exact=False,
     ),
+    Metric(
+        name="memory_device_limit_bytes",
+        unit="bytes",
+        meaning="Memory that such a device can give; absent where the device does not tell.",
+        formula="max over local devices of bytes_limit",
+        exact=False,
+    ),
 )
 
 ALL = (*TRAINING, *SIZE, *MACHINE)
