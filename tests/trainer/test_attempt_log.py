@@ -49,6 +49,20 @@ def test_the_last_200_lines_are_kept_however_an_attempt_ends(tmp_path: Path, bod
     assert ("Traceback" in text) is (code == 70)
 
 
+def test_an_attempt_that_is_killed_leaves_its_log_too(tmp_path: Path) -> None:
+    log = tmp_path / "out" / "logs" / "attempt-0.log"
+    body = f"""
+    import os, pathlib, signal, time
+    attempt_log.REPEAT_SECONDS = 0.05
+    log.start({str(tmp_path / "out")!r})
+    while not pathlib.Path({str(log)!r}).exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert run(body, tmp_path / "out") == -9
+    assert "line 299" in log.read_text().splitlines()[-1]
+
+
 @pytest.mark.parametrize(("body", "written"), [(DONE, False), ("raise errors.NonFinite('NaN.')", True)])
 def test_another_host_writes_only_what_explains_a_failure(tmp_path: Path, body: str, written: bool) -> None:
     run(

@@ -26,13 +26,26 @@ def state(value: float) -> dict[str, Any]:
     }
 
 
-def save(output: str, owner: identity.RunIdentity, *steps: int, keep: int = 2, leads: bool = True) -> list[Checkpoint]:
+def save(
+    output: str,
+    owner: identity.RunIdentity,
+    *steps: int,
+    keep: int = 2,
+    leads: bool = True,
+    best: int | None = None,
+) -> list[Checkpoint]:
     saved: list[Checkpoint] = []
     writer = checkpoint.Writer(output, owner, keep=keep, leads=leads, on_saved=saved.append)
     for step in steps:
-        writer.save(step, state(step), {"best_step": step})
+        writer.save(step, state(step), {"evaluated_step": step} if best is None else {checkpoint.BEST_STEP: best})
     writer.wait()
     return saved
+
+
+def state_file(output: str, step: int) -> str:
+    folder = f"{output}/checkpoints/{checkpoint.name_of(step)}"
+    (name,) = (name for name in storage.children(folder) if name != checkpoint.MANIFEST)
+    return f"{folder}/{name}"
 
 
 def assert_equal(first: Any, second: Any) -> None:
@@ -47,7 +60,7 @@ def test_a_state_comes_back_bit_for_bit(memory: str, owner: identity.RunIdentity
     save(memory, owner, 7)
     restored = checkpoint.restore(memory, state(0), owner)
     assert restored is not None
-    assert (restored.step, restored.notes) == (7, {"best_step": 7})
+    assert (restored.step, restored.notes) == (7, {"evaluated_step": 7})
     assert_equal(restored.state, state(7))
 
 
@@ -74,10 +87,59 @@ def test_an_incomplete_checkpoint_is_ignored(memory: str, owner: identity.RunIde
 
 def test_a_damaged_checkpoint_gives_way_to_an_older_one(memory: str, owner: identity.RunIdentity) -> None:
     save(memory, owner, 1, 2)
-    storage.write_bytes(f"{memory}/checkpoints/step-00000002/state.safetensors", b"damaged")
+    storage.write_bytes(state_file(memory, 2), b"damaged")
     restored = checkpoint.restore(memory, state(0), owner)
     assert restored is not None
     assert restored.step == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"format"'])
+def test_a_damaged_manifest_gives_way_to_an_older_one(memory: str, owner: identity.RunIdentity, content: bytes) -> None:
+    save(memory, owner, 1, 2)
+    storage.write_bytes(f"{memory}/checkpoints/step-00000002/manifest.json", content)
+    restored = checkpoint.restore(memory, state(0), owner)
+    assert restored is not None
+    assert restored.step == 1
+
+
+def test_a_lost_state_gives_way_to_an_older_one(memory: str, owner: identity.RunIdentity) -> None:
+    save(memory, owner, 1, 2)
+    storage.delete(state_file(memory, 2))
+    restored = checkpoint.restore(memory, state(0), owner)
+    assert restored is not None
+    assert restored.step == 1
+
+
+def test_a_checkpoint_of_another_format_is_refused_not_passed_over(memory: str, owner: identity.RunIdentity) -> None:
+    save(memory, owner, 1)
+    storage.write_json(f"{memory}/checkpoints/step-00000001/manifest.json", {"format": 1})
+    with pytest.raises(errors.OutputOccupied, match="is of format 1; this trainer reads 2"):
+        checkpoint.restore(memory, state(0), owner)
+
+
+def test_the_best_evaluations_checkpoint_stays(memory: str, owner: identity.RunIdentity) -> None:
+    save(memory, owner, 1, 2, 3, 4, keep=1, best=2)
+    assert storage.children(f"{memory}/checkpoints") == ("step-00000002", "step-00000004")
+
+
+def test_a_torn_checkpoint_does_not_count_among_those_kept(memory: str, owner: identity.RunIdentity) -> None:
+    save(memory, owner, 6)
+    storage.write_bytes(f"{memory}/checkpoints/step-00000010/state-0.safetensors", b"torn")
+    save(memory, owner, 8, keep=1)
+    assert storage.children(f"{memory}/checkpoints") == ("step-00000008",)
+    assert checkpoint.newest(memory) == 8
+
+
+def test_a_checkpoint_written_again_replaces_the_one_before(memory: str, owner: identity.RunIdentity) -> None:
+    save(memory, owner, 6)
+    before = state_file(memory, 6)
+    writer = checkpoint.Writer(memory, owner, keep=1, leads=True, on_saved=lambda saved: None)
+    writer.save(6, state(7), {})
+    writer.wait()
+    assert state_file(memory, 6) != before
+    restored = checkpoint.restore(memory, state(0), owner)
+    assert restored is not None
+    assert_equal(restored.state, state(7))
 
 
 def test_only_the_leader_writes(memory: str, owner: identity.RunIdentity) -> None:
@@ -86,19 +148,25 @@ def test_only_the_leader_writes(memory: str, owner: identity.RunIdentity) -> Non
 
 
 @pytest.mark.parametrize(
-    ("changes", "what"), [({"data": "x"}, "data"), ({"base": "x"}, "initialize_from_hf"), ({}, "the configuration")]
+    ("changes", "settings", "difference"),
+    [
+        ({"data": "x"}, {}, "data "),
+        ({"base": "x"}, {}, "initialize_from_hf has other weights"),
+        ({}, {"beta": 0.5}, "beta is 0.5 here and 0.1 there"),
+    ],
 )
 def test_a_checkpoint_of_another_run_is_refused_with_the_difference(
     memory: str,
     owner: identity.RunIdentity,
     make_config: Callable[..., TrainerConfig],
     changes: dict[str, str],
-    what: str,
+    settings: dict[str, Any],
+    difference: str,
 ) -> None:
     save(memory, owner, 1)
-    config = make_config(run_id="r") if changes else make_config(run_id="r", beta=0.5)
-    other = identity.of(config, **({"data": "d", "base": "b", "total_steps": 10} | changes))  # type: ignore[arg-type]
-    with pytest.raises(errors.OutputOccupied, match=f"differs in {what}"):
+    mine = {"data": "d", "base": "b"} | changes
+    other = identity.of(make_config(run_id="r", **settings), total_steps=10, **mine)
+    with pytest.raises(errors.OutputOccupied, match=f"step-00000001 belongs to another run: {difference}"):
         checkpoint.restore(memory, state(0), other)
 
 

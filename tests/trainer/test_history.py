@@ -39,6 +39,23 @@ def test_a_resumed_run_drops_what_it_does_again(output: str) -> None:
     assert lines(output) == [{"step": 1, "attempt": 1.0}, {"step": 2, "attempt": 1.0}, {"step": 3, "attempt": 2.0}]
 
 
+def test_an_evaluation_that_will_be_done_again_is_dropped_too(output: str) -> None:
+    first = History(output)
+    first.add(2, {"dpo_loss": 0.5})
+    first.add(2, {"eval_dpo_loss": 0.6})
+    first.flush()
+    History(output, resumed_from=2, evaluated=True).flush()
+    assert len(lines(output)) == 2
+    History(output, resumed_from=2, evaluated=False).flush()
+    assert lines(output) == [{"step": 2, "dpo_loss": 0.5}]
+
+
+def test_lines_that_are_none_are_dropped(output: str) -> None:
+    storage.write_bytes(storage.join(output, "metrics.jsonl"), b'{"step": 1}\nnonsense\n3\n{}\n{"step": 2}\n')
+    History(output, resumed_from=2).flush()
+    assert lines(output) == [{"step": 1}, {"step": 2}]
+
+
 def test_a_fresh_run_starts_a_fresh_file(output: str) -> None:
     History(output).add(1, {"attempt": 1.0})
     History(output).flush()

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from lora_dpo_api.protocol import ExitCode, Phase, TerminationReport
-from lora_dpo_trainer import attempt_log, errors, exits, settings
+from lora_dpo_trainer import attempt_log, errors, exits, preemption, settings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,25 +33,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _run_all(options.config_path, words, overrides)
     phase = Phase(options.phase)
 
-    # Until a phase has a better answer; the train phase saves its state.
-    signal.signal(signal.SIGTERM, _interrupt)
     log = attempt_log.AttemptLog()
     logging.getLogger().addHandler(log)
+
+    def last(exit_code: int) -> None:
+        log.write(exit_code, seconds=1.0 if notice.came else attempt_log.WRITE_SECONDS)
+
+    notice = preemption.Notice(lambda error: exits.fail(error, phase, last=last))
 
     def body() -> TerminationReport:
         config = settings.load(options.config_path, overrides, say_notices=phase is Phase.PREPARE)
         if phase is Phase.TRAIN:
-            log.output_path = config.output.path
+            log.start(config.output.path)
         # The phases import jax and Levanter, which takes seconds: only now, with a configuration that is right.
         module = importlib.import_module(f"lora_dpo_trainer.{phase.value}")
-        report: TerminationReport = module.run(config)
+        report: TerminationReport = module.run(config, notice) if phase is Phase.TRAIN else module.run(config)
         return report
 
-    exits.run_phase(phase, body, last=log.write)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise errors.Preempted("Stopped by a SIGTERM before there was anything to save.")
+    exits.run_phase(phase, body, last=last)
 
 
 def _parser() -> argparse.ArgumentParser:

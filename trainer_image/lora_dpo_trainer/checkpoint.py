@@ -1,7 +1,9 @@
 """Resumable training state: atomic, exact, written beside the step.
 
 A checkpoint is a folder `checkpoints/step-00000100/` with every array of the state in one safetensors file, and
-`manifest.json` written last: without it the folder is incomplete and is ignored. The order of the data and all random
+`manifest.json` written last: without it the folder is incomplete and is ignored. The manifest says whose the state is
+(digests of base and data, every setting), which file holds it, and what that file's digest is; a file is named by its
+content, so that a checkpoint written again never mixes with what was there. The order of the data and all random
 numbers are functions of the seed and the step, so step and arrays are the whole state, and a resumed run is bit for
 bit the run that was never interrupted.
 """
@@ -27,8 +29,13 @@ from lora_dpo_trainer import errors, identity, storage
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
-STATE = "state.safetensors"
-FORMAT = 1
+FORMAT = 2
+DOWNLOADS = 3
+"""A file that is not what its manifest says is read again before it counts as damaged."""
+
+BEST_STEP = "best_step"
+"""The note that names the step with the best evaluation: its checkpoint stays."""
+
 _NAME = re.compile(r"step-(\d{8})")
 
 _log = logging.getLogger(__name__)
@@ -63,6 +70,15 @@ def to_host(state: Any) -> dict[str, np.ndarray]:
     return {_key(path): _host_copy(leaf) for path, leaf in leaves}
 
 
+def digest(state: Any) -> str:
+    """SHA-256 over every array of a pytree: equal on all hosts, and in every run that makes the same."""
+    total = hashlib.sha256()
+    for key, array in sorted(to_host(state).items()):
+        total.update(f"{key} {array.dtype} {array.shape}\0".encode())
+        total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
+
+
 def place(arrays: Mapping[str, np.ndarray], like: Any) -> Any:
     """Put host arrays where the leaves of `like` lie, with their shapes, types and shardings.
 
@@ -90,29 +106,57 @@ def place(arrays: Mapping[str, np.ndarray], like: Any) -> Any:
 
 def newest(output_path: str) -> int | None:
     """The step of the newest complete checkpoint."""
-    steps = [step for step in _steps(output_path) if storage.exists(_url(output_path, step, MANIFEST))]
-    return max(steps, default=None)
+    return max(_complete(output_path), default=None)
 
 
 def restore(output_path: str, like: Any, owner: identity.RunIdentity) -> Restored | None:
-    """Read the newest complete checkpoint into a state like `like`.
+    """Read the newest checkpoint that is complete and whole into a state like `like`.
 
     Raises:
         OutputOccupied: it belongs to another run; the message names the difference.
     """
-    for step in sorted(_steps(output_path), reverse=True):
-        try:
-            manifest = storage.read_json(_url(output_path, step, MANIFEST))
-            _check_owner(manifest, owner)
-            with tempfile.TemporaryDirectory() as scratch:
-                path = storage.download(_url(output_path, step, STATE), Path(scratch) / STATE)
-                if _sha256(path) != manifest["sha256"]:
-                    _log.warning("Checkpoint %s is damaged; trying an older one", name_of(step))
-                    continue
-                arrays = load_file(path)
-        except FileNotFoundError:
+    steps = sorted(_steps(output_path), reverse=True)
+    for step in steps:
+        manifest = _manifest(output_path, step)
+        if manifest is None:
             continue
-        return Restored(step, place(arrays, like), manifest["notes"])
+        _check_owner(_url(output_path, step), manifest, owner)
+        arrays = _arrays(_url(output_path, step, manifest["file"]), manifest["sha256"])
+        if arrays is not None:
+            return Restored(step, place(arrays, like), manifest["notes"])
+        _log.warning("The checkpoint %s is damaged; trying an older one", _url(output_path, step))
+    if steps:
+        _log.warning("None of the %d checkpoints in %s is complete: starting from the first step", len(steps), FOLDER)
+    return None
+
+
+def _manifest(output_path: str, step: int) -> dict[str, Any] | None:
+    """None when the checkpoint is incomplete, or its manifest is none."""
+    url = _url(output_path, step, MANIFEST)
+    try:
+        manifest = storage.read_json(url)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        _log.warning("%s is damaged; trying an older checkpoint", url)
+        return None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise errors.OutputOccupied(f"{url} is of format {found!r}; this trainer reads {FORMAT}.")
+    return manifest
+
+
+def _arrays(url: str, sha256: str) -> dict[str, np.ndarray] | None:
+    """The arrays of a file that has this digest; None when it is not there or is another's."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for _ in range(DOWNLOADS):
+            try:
+                path = storage.download(url, Path(scratch) / "state")
+            except FileNotFoundError:
+                return None
+            if _sha256(path) == sha256:
+                arrays: dict[str, np.ndarray] = load_file(path)
+                return arrays
     return None
 
 
@@ -122,7 +166,7 @@ class Writer:
     Args:
         output_path: URL of the output.
         owner: The run.
-        keep: How many complete checkpoints stay.
+        keep: How many complete checkpoints stay, besides the one with the best evaluation.
         leads: Whether this process writes.
         on_saved: Called with each complete checkpoint, from the writing thread.
     """
@@ -142,6 +186,7 @@ class Writer:
         self._leads = leads
         self._on_saved = on_saved
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._saved_step: int | None = None
         self._pending: concurrent.futures.Future[None] | None = None
 
     def save(self, step: int, state: Any, notes: Mapping[str, Any]) -> None:
@@ -151,6 +196,16 @@ class Writer:
         if self._leads:
             self._pending = self._pool.submit(self._write, step, arrays, dict(notes))
 
+    @property
+    def busy(self) -> bool:
+        """Whether a save is still being written."""
+        return self._pending is not None and not self._pending.done()
+
+    @property
+    def saved_step(self) -> int | None:
+        """The newest checkpoint that this process completed."""
+        return self._saved_step
+
     def wait(self) -> None:
         """Wait until the last save is complete; raises what went wrong in it."""
         if self._pending is not None:
@@ -158,41 +213,51 @@ class Writer:
             pending.result()
 
     def _write(self, step: int, arrays: Mapping[str, np.ndarray], notes: Mapping[str, Any]) -> None:
-        folder = storage.join(self._output, FOLDER, name_of(step))
+        folder = _url(self._output, step)
         with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / STATE
+            path = Path(scratch) / "state"
             save_file(dict(arrays), path)
-            digest = _sha256(path)
-            storage.upload(path, storage.join(folder, STATE))
+            sha256 = _sha256(path)
+            file = f"state-{sha256[:16]}.safetensors"
+            storage.upload(path, storage.join(folder, file))
         manifest = {
             "format": FORMAT,
             "step": step,
-            "run_id": self._owner.run_id,
-            "config": self._owner.settings_digest,
-            "data": self._owner.data,
-            "base": self._owner.base,
-            "sha256": digest,
+            "owner": self._owner.to_json(),
+            "file": file,
+            "sha256": sha256,
             "notes": dict(notes),
         }
         storage.write_json(storage.join(folder, MANIFEST), manifest)
+        self._saved_step = step
         self._on_saved(protocol.Checkpoint(step=step, time=protocol.utc_now(), path=folder[:1024]))
-        self._prune()
+        self._prune(step, file, notes.get(BEST_STEP))
 
-    def _prune(self) -> None:
-        for step in sorted(_steps(self._output))[: -self._keep]:
-            # The manifest goes first, so that a crash in between leaves no folder that looks complete.
-            storage.delete(_url(self._output, step, MANIFEST))
-            storage.delete(storage.join(self._output, FOLDER, name_of(step)))
+    def _prune(self, newest: int, file: str, best: int | None) -> None:
+        """Delete what is neither among the newest complete ones nor the best.
+
+        Whatever is newer than the step just saved was torn or damaged, for this attempt went on from before it.
+        """
+        for name in storage.children(_url(self._output, newest)):
+            if name not in (file, MANIFEST):
+                storage.delete(_url(self._output, newest, name))
+        complete = sorted(step for step in _complete(self._output) if step <= newest)
+        kept = {*complete[-self._keep :], best}
+        for step in _steps(self._output):
+            if step not in kept:
+                # The manifest goes first, so that a crash in between leaves no folder that looks complete.
+                storage.delete(_url(self._output, step, MANIFEST))
+                storage.delete(_url(self._output, step))
 
 
-def _check_owner(manifest: Mapping[str, Any], owner: identity.RunIdentity) -> None:
-    for field, mine, what in (
-        ("base", owner.base, "initialize_from_hf"),
-        ("data", owner.data, "data"),
-        ("config", owner.settings_digest, "the configuration"),
-    ):
-        if manifest[field] != mine:
-            raise errors.OutputOccupied(f"The checkpoint of step {manifest['step']} differs in {what}.")
+def _check_owner(url: str, manifest: Mapping[str, Any], owner: identity.RunIdentity) -> None:
+    difference = owner.difference(identity.RunIdentity.from_json(manifest["owner"]))
+    if difference is not None:
+        raise errors.OutputOccupied(f"The checkpoint {url} belongs to another run: {difference}.")
+
+
+def _complete(output_path: str) -> list[int]:
+    return [step for step in _steps(output_path) if storage.exists(_url(output_path, step, MANIFEST))]
 
 
 def _steps(output_path: str) -> list[int]:
@@ -200,8 +265,8 @@ def _steps(output_path: str) -> list[int]:
     return [int(match[1]) for name in names if (match := _NAME.fullmatch(name))]
 
 
-def _url(output_path: str, step: int, file: str) -> str:
-    return storage.join(output_path, FOLDER, name_of(step), file)
+def _url(output_path: str, step: int, *file: str) -> str:
+    return storage.join(output_path, FOLDER, name_of(step), *file)
 
 
 def _key(path: Any) -> str:

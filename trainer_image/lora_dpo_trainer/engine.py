@@ -141,13 +141,20 @@ class Engine:
         rows = [self.pairs.train[int(key)] for key in self.keys[positions]]
         return self._placed(rows, self.plan.shape_of(positions), sources.TRAIN)
 
-    def start(self, state: TrainState, placed: HostBatch) -> tuple[TrainState, step.Metrics]:
+    def start(
+        self, state: TrainState, placed: HostBatch, between: step.Between = lambda sums: None
+    ) -> tuple[TrainState, step.Metrics]:
         """Start one step; the given state is used up.
+
+        Args:
+            state: The training state.
+            placed: The batch.
+            between: Called between two microbatches; when it raises, the given state is still whole.
 
         Returns:
             The new state, and metrics for `read`; neither need be computed yet.
         """
-        state, values = self.train_step(state, placed.arrays)
+        state, values = self.train_step(state, placed.arrays, between)
         for value in values.values():
             value.copy_to_host_async()
         return state, values

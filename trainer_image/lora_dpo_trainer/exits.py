@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
@@ -21,6 +22,8 @@ TERMINATION_LOG_VARIABLE = "LORADPO_TERMINATION_LOG"
 """Overrides the path of the termination message, for runs outside Kubernetes."""
 
 _log = logging.getLogger(__name__)
+_leaving = threading.Lock()
+"""Held by the thread that decides how the process ends; any other waits for that end."""
 
 
 def run_phase(
@@ -42,6 +45,7 @@ def run_phase(
     except Exception as error:  # the process boundary: whatever is left is our bug, and the code must say so
         _log.error("%s", traceback.format_exc().rstrip())
         fail(errors.InternalError(f"{type(error).__name__}: {str(error)[:600] or 'no message'}"), phase, last=last)
+    _leaving.acquire()
     write_report(report)
     if last is not None:
         last(report.exit_code)
@@ -49,7 +53,8 @@ def run_phase(
 
 
 def fail(error: errors.TrainerError, phase: Phase, *, last: Callable[[int], None] | None = None) -> NoReturn:
-    """Say in one sentence why a phase ends, and leave the process with the error's exit code."""
+    """Say in one sentence why a phase ends, and leave the process with the error's exit code; from any thread."""
+    _leaving.acquire()
     report = report_of(error, phase)
     _log.log(logging.INFO if report.exit_code == ExitCode.PREEMPTED else logging.ERROR, "%s", _sentence(report))
     write_report(report)

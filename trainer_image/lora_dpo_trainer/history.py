@@ -23,11 +23,12 @@ class History:
     Args:
         output_path: URL of the output.
         resumed_from: Steps that are complete already; lines of later ones are dropped, for they will be redone.
+        evaluated: Whether the evaluation after the last of them is complete too, if there was one.
     """
 
-    def __init__(self, output_path: str, *, resumed_from: int = 0) -> None:
+    def __init__(self, output_path: str, *, resumed_from: int = 0, evaluated: bool = True) -> None:
         self._url = storage.join(output_path, METRICS_FILE)
-        self._lines = _kept(self._url, resumed_from)
+        self._lines = _kept(self._url, resumed_from, evaluated)
         self._written = time.monotonic()
         self._dirty = False
         storage.write_bytes(self._url, b"".join(self._lines))
@@ -56,12 +57,23 @@ class History:
         self.flush()
 
 
-def _kept(url: str, resumed_from: int) -> list[bytes]:
+def _kept(url: str, resumed_from: int, evaluated: bool) -> list[bytes]:
     if resumed_from == 0:
         return []
     try:
         lines = storage.read_bytes(url).splitlines(keepends=True)
     except FileNotFoundError:
         return []
+    return [line for line in lines if _counts(line, resumed_from, evaluated)]
+
+
+def _counts(line: bytes, resumed_from: int, evaluated: bool) -> bool:
+    try:
+        values = json.loads(line)
+        step = values["step"]
+    except (ValueError, KeyError, TypeError):
+        return False
     # A last line without its end was cut by a crash.
-    return [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= resumed_from]
+    if not line.endswith(b"\n") or not isinstance(step, int) or step > resumed_from:
+        return False
+    return step < resumed_from or evaluated or not any(name.startswith("eval_") for name in values)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
+import numpy as np
 
 from lora_dpo_api.config_file import TrainerConfig
 from lora_dpo_api.protocol import TrainerState
@@ -32,8 +34,11 @@ from lora_dpo_trainer.step import Metrics, TrainState
 RUN_AHEAD_SECONDS = 1.0
 """Where a step takes less, the next one starts before its metrics are read, and the devices never wait for that."""
 
-AGREE_STEPS = 10
-"""With several processes, the time of the next checkpoint is agreed on every so many steps."""
+AGREE_SECONDS, AGREE_STEPS = 5.0, 10
+"""With several processes, whether a checkpoint is due is agreed on about so often, and every so many steps."""
+
+LONG_STEP_SECONDS = 5.0
+"""Where a step takes longer, a SIGTERM is looked for at each microbatch."""
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +64,7 @@ def train(
     *,
     shown: progress.Progress,
     watch: preemption.Watch,
+    notice: preemption.Notice,
     writer: checkpoint.Writer,
     record: trackers.Trackers | None,
 ) -> TrainState:
@@ -68,10 +74,12 @@ def train(
         The final state.
 
     Raises:
-        Preempted: a SIGTERM came; the last completed step is saved.
+        Preempted: a SIGTERM came; the last completed step is saved. Where that takes longer than the notice's time,
+            the process ends with what `notice` was told to say.
         Diverged: the first loss is not ln 2, or something is not finite.
     """
     run = _Loop(config, machine, start, shown, watch, writer, record)
+    notice.protect(run.last_words)
     return run.to_the_end(state)
 
 
@@ -116,8 +124,10 @@ class _Loop:
         self._complete_at = 0.0
         self._save_seconds: dict[str, float] = {}
         self._window = health.Window.of(config, machine.total_steps, held_out=machine.validation_pairs > 0)
-        self._saved_step = start.step
+        self._done = start.step
+        self._saved = start.step, dict(start.notes)
         self._saved_at = time.monotonic()
+        self._next_agreement = start.step + 1
 
     def to_the_end(self, state: TrainState) -> TrainState:
         total = self._machine.total_steps
@@ -134,14 +144,29 @@ class _Loop:
                 upcoming = ahead.submit(self._machine.batch, step + 1) if step + 1 < total else None
                 state = self._step(state, batch, step, waited)
                 self._between_steps(state, step + 1)
-        self._save(state, total)
+        if self._unsaved(total):
+            self._save(state, total)
         self._writer.wait()
         if self._record is not None:
             self._record.flush()
         return state
 
+    def last_words(self) -> str:
+        """What to say when the process must end at once, wherever the loop is."""
+        saved = self._writer.saved_step
+        saved = self._start if saved is None else saved
+        done, total = self._done, self._machine.total_steps
+        if saved >= done:
+            return f"Stopped after step {done} of {total}; the state is saved."
+        again = f"{done - saved} step{'s' if done - saved > 1 else ''}"
+        return (
+            f"Stopped after step {done} of {total}, which could not be saved within {preemption.SAVE_SECONDS:.0f} s: "
+            f"the checkpoint of step {saved} counts, and {again} will be done again."
+        )
+
     def _step(self, state: TrainState, batch: engine.HostBatch, step: int, waited: float) -> TrainState:
-        state, values = self._machine.start(state, batch)
+        before = state
+        state, values = self._machine.start(before, batch, lambda sums: self._within_a_step(before, sums, step))
         self._settle()
         self._running = _Running(step + 1, batch, values, waited)
         seconds = self._rate.seconds_per_step
@@ -156,6 +181,7 @@ class _Loop:
         running, self._running = self._running, None
         values = self._machine.read(running.values)
         before, self._complete_at = self._complete_at, time.monotonic()
+        self._done = running.step
         if running.step == 1:
             health.check_first_loss(self._config, values["dpo_loss"], self._machine.compute_dtype)
         values |= {"pad_fraction": running.batch.pad_fraction, "data_seconds": running.data_seconds}
@@ -167,6 +193,13 @@ class _Loop:
         self._report(running.step, values | self._rate.rates() | self._save_seconds | memory.used())
         self._save_seconds = {}
         health.check_finite(running.step, values)
+
+    def _within_a_step(self, state: TrainState, sums: Any, step: int) -> None:
+        """Between two microbatches; `state` is that of the last completed step."""
+        if self._seconds_per_step > LONG_STEP_SECONDS:
+            jax.block_until_ready(sums)  # else all microbatches are on their way before the first is done
+        if self._watch.reached():
+            self._leave(state, step)
 
     def _report(self, step: int, values: dict[str, float]) -> None:
         total = self._machine.total_steps
@@ -215,8 +248,9 @@ class _Loop:
             health.check_finite(step, values)
             self._watch_health(self._window.evaluated(values["eval_dpo_loss"]))
             best = self._notes.get("best_eval_loss")
-            if best is None or values["eval_dpo_loss"] < best:
-                self._notes |= {"best_eval_loss": values["eval_dpo_loss"], "best_step": step}
+            is_best = best is None or values["eval_dpo_loss"] < best
+            if is_best:
+                self._notes |= {"best_eval_loss": values["eval_dpo_loss"], checkpoint.BEST_STEP: step}
             self._notes["evaluated_step"] = step
             if self._record is not None:
                 self._record.add(step, values)
@@ -228,18 +262,25 @@ class _Loop:
                     values["eval_reward_margin"],
                     values["eval_pairs"],
                 )
+            if is_best:
+                self._save(state, step)
         self._shown.enter(TrainerState.TRAINING)
         self._complete_at = time.monotonic()
 
     def _checkpoint_is_due(self, step: int) -> bool:
+        # One that is still being written, to a slow store, must not hold the slice back.
         due = time.monotonic() - self._saved_at >= self._config.output.checkpoint.every_seconds
+        due = due and not self._writer.busy
         if jax.process_count() == 1:
             return due
-        if step % AGREE_STEPS:
+        if step < self._next_agreement:
             return False
         from jax.experimental import multihost_utils
 
-        return bool(multihost_utils.broadcast_one_to_all(due))
+        pause = int(min(max(AGREE_SECONDS / self._seconds_per_step, 1), AGREE_STEPS))
+        agreed, pause = multihost_utils.broadcast_one_to_all(np.asarray([due, pause])).tolist()
+        self._next_agreement = step + pause
+        return bool(agreed)
 
     def _save(self, state: TrainState, step: int) -> None:
         self._settle()
@@ -247,13 +288,20 @@ class _Loop:
         if self._record is not None:  # before the checkpoint is complete: what it resumes from is in the history
             self._record.flush()
         self._writer.save(step, state, self._notes)
-        self._saved_step, self._saved_at = step, time.monotonic()
+        self._saved, self._saved_at = (step, dict(self._notes)), time.monotonic()
         self._complete_at, self._save_seconds = self._saved_at, {"save_seconds": self._saved_at - began}
         self._shown.note(self._save_seconds)
 
-    def _leave(self, state: TrainState, step: int) -> None:
+    @property
+    def _seconds_per_step(self) -> float:
+        return self._rate.seconds_per_step or math.inf
+
+    def _unsaved(self, step: int) -> bool:
+        return self._saved != (step, self._notes)
+
+    def _leave(self, state: TrainState, step: int) -> NoReturn:
         self._shown.enter(TrainerState.SAVING)
-        if self._saved_step != step:
+        if self._unsaved(step):
             self._save(state, step)
         self._writer.wait()
         if self._record is not None:

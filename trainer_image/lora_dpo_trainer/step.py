@@ -7,12 +7,13 @@ argument of every program, so that no program holds a copy of it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import equinox as eqx
 import haliax as hax
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lora_dpo_trainer import logprobs, lora, model, objective
 from lora_dpo_trainer.attention import PairMask
@@ -41,12 +42,21 @@ class TrainState(NamedTuple):
     key: jax.Array
 
 
-type TrainStep = Callable[[TrainState, PackedBatch], tuple[TrainState, Metrics]]
-"""`state, metrics = train_step(state, batch)`.
+type Between = Callable[[Any], None]
+"""Called between two microbatches with the sums so far, which it may wait for. May raise: the state is still whole."""
 
-The given state is donated: it must not be used again. Metrics are float32 scalars: `objective.METRICS`,
-`objective.QUANTILES`, `grad_norm` (before clipping) and `learning_rate`.
-"""
+
+class TrainStep(Protocol):
+    """One step.
+
+    The given state is donated: it must not be used again. Metrics are float32 scalars: `objective.METRICS`,
+    `objective.QUANTILES`, `grad_norm` (before clipping) and `learning_rate`.
+    """
+
+    def __call__(self, state: TrainState, batch: PackedBatch, between: Between = ..., /) -> tuple[TrainState, Metrics]:
+        """The state after the step, and its metrics."""
+        ...
+
 
 type EvalStep = Callable[[Adapter, PackedBatch], Metrics]
 """`sums = eval_step(adapter, batch)`: `objective.METRICS` summed over the batch's pairs, and `pairs`, their number."""
@@ -70,7 +80,8 @@ def make_train_step(
         plan: What is adapted.
         goal: What is minimised.
         optimizer: Updates the adapter.
-        microbatches: Groups that follow one another on each data shard, to save memory.
+        microbatches: Groups that follow one another on each data shard, to save memory. Each is a program of its own,
+            so that a step of many seconds can be abandoned between two.
 
     The reference log-probabilities come from the batch; when `batch.reference` is None, an adapter-less forward of
     the same program computes them.
@@ -87,30 +98,46 @@ def make_train_step(
         loss, metrics = _objective(goal, part, policy, reference, totals)
         return loss, (metrics, objective.reward_margins(goal, policy, jnp.asarray(reference), part.valid))
 
-    def run(arrays: Any, state: TrainState, batch: PackedBatch) -> tuple[TrainState, Metrics]:
-        module = eqx.combine(arrays, static)
-        totals = _totals(batch)
-        key = jax.random.fold_in(state.key, state.step)
-        slope = jax.grad(part_loss, has_aux=True)
-        if microbatches == 1:
-            grads, (metrics, margins) = slope(state.adapter, module, batch, totals, key)
-        else:
-            parts = jax.tree.map(lambda x: _split(x, microbatches), batch)
+    slope = jax.grad(part_loss, has_aux=True)
 
-            def add(sums: Any, item: tuple[jax.Array, PackedBatch]) -> tuple[Any, jax.Array]:
-                index, part = item
-                grads, (metrics, margins) = slope(state.adapter, module, part, totals, jax.random.fold_in(key, index))
-                return jax.tree.map(jnp.add, sums, (grads, metrics)), margins
-
-            zeros = jax.tree.map(jnp.zeros_like, state.adapter), dict.fromkeys(objective.METRICS, jnp.zeros(()))
-            (grads, metrics), margins = jax.lax.scan(add, zeros, (jnp.arange(microbatches), parts))
+    def update(state: TrainState, grads: Any, metrics: Metrics, margins: jax.Array) -> tuple[TrainState, Metrics]:
         adapter, opt_state, norm = optimizer.update(grads, state.opt_state, state.adapter, state.step)
         metrics = metrics | objective.quantiles(margins)
         metrics = metrics | {"grad_norm": norm, "learning_rate": optimizer.learning_rate(state.step)}
         return TrainState(adapter, opt_state, state.step + 1, state.key), metrics
 
-    program = jax.jit(run, donate_argnums=(1,))
-    return lambda state, batch: program(arrays, state, batch)
+    def whole(arrays: Any, state: TrainState, batch: PackedBatch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        grads, (metrics, margins) = slope(state.adapter, eqx.combine(arrays, static), batch, _totals(batch), key)
+        return update(state, grads, metrics, margins)
+
+    def add(arrays: Any, sums: Any, state: TrainState, batch: PackedBatch, index: jax.Array) -> tuple[Any, jax.Array]:
+        part = jax.tree.map(lambda x: _split(x, microbatches)[index], batch)
+        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), index)
+        grads, (metrics, margins) = slope(state.adapter, eqx.combine(arrays, static), part, _totals(batch), key)
+        return jax.tree.map(jnp.add, sums, (grads, metrics)), margins
+
+    def nothing(adapter: Adapter) -> tuple[Any, Metrics]:
+        return jax.tree.map(jnp.zeros_like, adapter), dict.fromkeys(objective.METRICS, jnp.zeros(()))
+
+    whole_step = jax.jit(whole, donate_argnums=(1,))
+    start, more, finish = jax.jit(nothing), jax.jit(add, donate_argnums=(1,)), jax.jit(update, donate_argnums=(0,))
+
+    def one(state: TrainState, batch: PackedBatch, _: Between = _go_on, /) -> tuple[TrainState, Metrics]:
+        result: tuple[TrainState, Metrics] = whole_step(arrays, state, batch)
+        return result
+
+    def several(state: TrainState, batch: PackedBatch, between: Between = _go_on, /) -> tuple[TrainState, Metrics]:
+        sums, margins = start(state.adapter), []
+        for index in range(microbatches):
+            if index:
+                between(sums)
+            sums, of_part = more(arrays, sums, state, batch, np.int32(index))
+            margins.append(of_part)
+        result: tuple[TrainState, Metrics] = finish(state, *sums, jnp.stack(margins))
+        return result
+
+    return one if microbatches == 1 else several
 
 
 def make_eval_step(base: BaseModel, plan: LoraPlan, goal: Objective) -> EvalStep:
@@ -210,6 +237,10 @@ def _objective(
 def _totals(batch: PackedBatch) -> objective.Totals:
     pairs = jnp.maximum(jnp.sum(batch.valid).astype(jnp.float32), 1.0)
     return objective.Totals(pairs, jnp.maximum(jnp.sum(answer_counts(batch)[..., 0]), 1.0))
+
+
+def _go_on(_: Any) -> None:
+    """Stop nowhere."""
 
 
 def _split(x: jax.Array, microbatches: int) -> jax.Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import hashlib
 import json
 import logging
@@ -29,6 +30,7 @@ RETRY_SECONDS_VARIABLE = "LORADPO_RETRY_SECONDS"
 
 _log = logging.getLogger(__name__)
 _CONNECTION_MODULES = ("aiohttp", "requests", "urllib3", "httpx", "httpcore")
+_GOOGLE = ("gs://", "gcs://")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -94,7 +96,7 @@ def write_bytes(url: str, data: bytes) -> None:
     if is_local(url):
         _call(url, "write", lambda _: _replace_local(local_path(url), data))
     else:
-        _call(url, "write", lambda place: place.filesystem.pipe_file(place.path, data))
+        _call(url, "write", lambda place: place.filesystem.pipe_file(place.path, data, **_checked(url)))
 
 
 def write_json(url: str, value: Any) -> None:
@@ -104,9 +106,13 @@ def write_json(url: str, value: Any) -> None:
 
 def append_local(path: Path, data: bytes) -> None:
     """Append to a local file, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        file.write(data)
+
+    def append(_: _Place) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(data)
+
+    _call(str(path), "write", append)
 
 
 def upload(source: Path, url: str) -> None:
@@ -114,7 +120,7 @@ def upload(source: Path, url: str) -> None:
     if is_local(url):
         write_bytes(url, source.read_bytes())
     else:
-        _call(url, "write", lambda place: place.filesystem.put_file(str(source), place.path))
+        _call(url, "write", lambda place: place.filesystem.put_file(str(source), place.path, **_checked(url)))
 
 
 def download(url: str, target: Path) -> Path:
@@ -206,17 +212,33 @@ def _has_glob(url: str) -> bool:
     return any(character in url for character in "*?[")
 
 
+def _checked(url: str) -> dict[str, Any]:
+    """Options of a write that make the filesystem compare what the store has with what was sent."""
+    return {"consistency": "md5"} if url.startswith(_GOOGLE) else {}
+
+
 def _place(url: str) -> _Place:
     options: dict[str, Any] = {}
-    if url.startswith(("gs://", "gcs://")):
+    if url.startswith(_GOOGLE):
         # Hierarchical-namespace probing asks the control API, which plain object permissions do not cover.
         os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
         # With token=None gcsfs falls back to anonymous silently, and a missing permission looks like a missing bucket.
-        options = {"token": "anon" if os.environ.get("STORAGE_EMULATOR_HOST") else "google_default"}
+        options = {
+            "token": "anon" if os.environ.get("STORAGE_EMULATOR_HOST") else "google_default",
+            "requests_timeout": _timeout(),
+        }
     if not is_local(url) and not url.startswith("memory://"):
         options["use_listings_cache"] = False
     filesystem, path = fsspec.core.url_to_fs(url, **options)
     return _Place(filesystem, path)
+
+
+@functools.cache
+def _timeout() -> Any:
+    import aiohttp
+
+    # A connection on which nothing moves would otherwise be waited for without end.
+    return aiohttp.ClientTimeout(total=300, sock_connect=15, sock_read=60)
 
 
 def _call[Result](
@@ -260,6 +282,8 @@ def _is_credentials(error: BaseException) -> bool:
         return True
     if type(error).__name__ in ("DefaultCredentialsError", "RefreshError", "NoCredentialsError"):
         return True
+    if isinstance(error, OSError) and str(error).startswith("Forbidden: "):  # how gcsfs says 403
+        return True
     return _status(error) in (401, 403)
 
 
@@ -269,7 +293,7 @@ def _is_transient(error: BaseException) -> bool:
         return True
     if isinstance(error, ConnectionError | TimeoutError):
         return True
-    if type(error).__name__ in ("TransportError", "EndpointConnectionError"):
+    if type(error).__name__ in ("TransportError", "EndpointConnectionError", "ChecksumError"):
         return True
     return type(error).__module__.split(".")[0] in _CONNECTION_MODULES and status is None
 

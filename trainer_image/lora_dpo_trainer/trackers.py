@@ -198,7 +198,12 @@ class Wandb:
 
 
 def start(
-    config: TrainerConfig, owner: identity.RunIdentity, shown: progress.Progress, *, resumed_from: int
+    config: TrainerConfig,
+    owner: identity.RunIdentity,
+    shown: progress.Progress,
+    *,
+    resumed_from: int,
+    evaluated: bool = True,
 ) -> Trackers:
     """Start the trackers that a configuration asks for.
 
@@ -207,13 +212,14 @@ def start(
         owner: The run.
         shown: What the console tells besides metrics.
         resumed_from: Steps that are complete already.
+        evaluated: Whether the evaluation after the last of them is complete too, if there was one.
 
     Raises:
         MissingCredentials: W&B is asked for and there is no key, or it is refused.
     """
     check(config.tracking)
     output = config.output.path
-    behind: list[Tracker] = [history.History(output, resumed_from=resumed_from)]
+    behind: list[Tracker] = [history.History(output, resumed_from=resumed_from, evaluated=evaluated)]
     if config.tracking.tensorboard:
         behind.append(TensorBoard(output, resumed_from=resumed_from))
     if config.tracking.wandb is not None:

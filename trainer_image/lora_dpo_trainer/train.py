@@ -32,8 +32,12 @@ from lora_dpo_trainer.step import TrainState
 _log = logging.getLogger(__name__)
 
 
-def run(config: TrainerConfig) -> TerminationReport:
+def run(config: TrainerConfig, notice: preemption.Notice) -> TerminationReport:
     """Train until the last step, evaluate, write the adapter.
+
+    Args:
+        config: The configuration.
+        notice: Hears a SIGTERM.
 
     Raises:
         Preempted: a SIGTERM came; the state is saved.
@@ -41,8 +45,29 @@ def run(config: TrainerConfig) -> TerminationReport:
     """
     placement = distributed.Placement.from_environment()
     distributed.start(placement)
-    watch = preemption.watch(placement.processes)
+    try:
+        report = _run(config, placement, notice)
+    except errors.Preempted as stopped:
+        message = stopped.message
+        notice.protect(lambda: message)  # should a host that is gone keep the others from leaving
+        distributed.stop(placement)
+        raise
+    except jax.errors.JaxRuntimeError as error:
+        if placement.processes == 1:
+            raise
+        if notice.came:
+            raise errors.Preempted("Stopped when another host was; what it was doing is done again.") from error
+        raise errors.Unreachable(
+            f"Another host of this job is gone: {str(error).splitlines()[0][:300]}.",
+            hint="Look at the other hosts' logs and pods for the cause; the job resumes from its last checkpoint.",
+        ) from error
+    distributed.stop(placement)
+    return report
+
+
+def _run(config: TrainerConfig, placement: distributed.Placement, notice: preemption.Notice) -> TerminationReport:
     leads = jax.process_index() == 0
+    watch = preemption.watch(notice, processes=placement.processes, leads=leads)
     owner = _owner(config)
     shown = progress.Progress(
         progress.Snapshot(run_id=owner.run_id, total_steps=owner.total_steps, attempt=placement.attempt)
@@ -62,7 +87,6 @@ def run(config: TrainerConfig) -> TerminationReport:
         shown.update(step=restored.step, resumed_from_step=restored.step)
 
     if watch.reached():
-        distributed.stop(placement)
         raise errors.Preempted("Stopped while loading; there was nothing new to save.")
     shown.enter(TrainerState.REFERENCE)
     known = reference_pass.run(machine, owner.base, watch=watch, leads=leads)
@@ -75,15 +99,14 @@ def run(config: TrainerConfig) -> TerminationReport:
         on_saved=lambda saved: shown.update(last_checkpoint=saved),
     )
     start = loop.Position(step=restored.step, notes=restored.notes) if restored else loop.Position(step=0, notes={})
-    record = trackers.start(config, owner, shown, resumed_from=start.step) if leads else None
-    try:
-        state = loop.train(config, machine, state, start, shown=shown, watch=watch, writer=writer, record=record)
-    except errors.Preempted:
-        distributed.stop(placement)
-        raise
-
+    evaluated = start.notes.get("evaluated_step") == start.step
+    record = trackers.start(config, owner, shown, resumed_from=start.step, evaluated=evaluated) if leads else None
+    state = loop.train(
+        config, machine, state, start, shown=shown, watch=watch, notice=notice, writer=writer, record=record
+    )
     if record is not None:
         record.close()
+    _log.info("The adapter after %d steps: sha256 %s", owner.total_steps, checkpoint.digest(state.adapter))
     shown.enter(TrainerState.SAVING)
     folder = storage.join(config.output.path, "adapter")
     _write_probe(machine, state, leads=leads)
@@ -92,7 +115,6 @@ def run(config: TrainerConfig) -> TerminationReport:
         adapter_files.write(machine, state.adapter, folder, steps=owner.total_steps, metrics=last)
     shown.enter(TrainerState.FINISHED)
     report = _report(shown, folder, leads=leads)
-    distributed.stop(placement)
     if server is not None:
         server.close()
     return report
@@ -129,6 +151,8 @@ def _use_compile_cache(config: TrainerConfig) -> None:
         folder = storage.local_path(storage.join(config.cache_path, "compile"))
         folder.mkdir(parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        # The small programs too: a restarted attempt then compiles nothing.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _report(shown: progress.Progress, folder: str, *, leads: bool) -> TerminationReport:
