@@ -150,6 +150,7 @@ def test_all(runner: Runner) -> None:
     runner.run_all(suites())
     lane.join()
     if ready.is_set():
+        runner.run(pytest("storage", TRAINER, "tests/storage"))
         runner.run(pytest("helm", OPERATOR, "tests/helm"))
         runner.run(pytest("cluster", OPERATOR, "tests/cluster", "--durations=15"))
 
