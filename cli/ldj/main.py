@@ -9,13 +9,13 @@ from typing import NoReturn
 import rich.console
 import typer
 
-from ldj import cluster, control, convert, demo, logs, plot, render, status, submit, validate, watch
+from ldj import cluster, control, convert, demo, logs, plot, render, run, status, submit, validate, watch
 from ldj.errors import LdjError
 from lora_dpo_localcluster.errors import LocalClusterError
 
 JOBS = "Jobs on a cluster"
 FILES = "Files, without a cluster"
-HERE = "A cluster on this machine"
+HERE = "On this machine"
 
 app = typer.Typer(
     name="ldj",
@@ -34,6 +34,7 @@ app.command(rich_help_panel=JOBS)(control.retry)
 app.command(rich_help_panel=FILES)(validate.validate)
 app.command(rich_help_panel=FILES)(convert.convert)
 app.command(rich_help_panel=FILES)(render.render)
+app.command(rich_help_panel=HERE)(run.run)
 app.command(rich_help_panel=HERE)(demo.demo)
 app.add_typer(cluster.app, name="cluster", rich_help_panel=HERE)
 
