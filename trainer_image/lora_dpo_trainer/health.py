@@ -57,8 +57,8 @@ def check_first_loss(config: TrainerConfig, loss: float, compute_dtype: str) -> 
 
 
 def check_finite(step: int, values: Mapping[str, float]) -> None:
-    """Raise NonFinite when the loss or the gradient of a step is not finite."""
-    broken = [name for name in ("dpo_loss", "grad_norm") if not math.isfinite(values.get(name, 0.0))]
+    """Raise NonFinite when the loss or the gradient of a step, or the loss after it, is not finite."""
+    broken = [name for name in ("dpo_loss", "grad_norm", "eval_dpo_loss") if not math.isfinite(values.get(name, 0.0))]
     if broken:
         raise errors.NonFinite(f"{' and '.join(broken)} not finite at step {step}.")
 

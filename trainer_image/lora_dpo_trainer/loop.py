@@ -80,7 +80,11 @@ def train(
     """
     run = _Loop(config, machine, start, shown, watch, writer, record)
     notice.protect(run.last_words)
-    return run.to_the_end(state)
+    try:
+        return run.to_the_end(state)
+    except errors.Diverged:
+        run.finish_writing()  # the last good checkpoint may still be on its way
+        raise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,10 +150,14 @@ class _Loop:
                 self._between_steps(state, step + 1)
         if self._unsaved(total):
             self._save(state, total)
+        self.finish_writing()
+        return state
+
+    def finish_writing(self) -> None:
+        """Wait until the last checkpoint and every metric so far are complete in the output."""
         self._writer.wait()
         if self._record is not None:
             self._record.flush()
-        return state
 
     def last_words(self) -> str:
         """What to say when the process must end at once, wherever the loop is."""
@@ -245,13 +253,6 @@ class _Loop:
             self._leave(state, step)
         else:
             self._shown.note(values)
-            health.check_finite(step, values)
-            self._watch_health(self._window.evaluated(values["eval_dpo_loss"]))
-            best = self._notes.get("best_eval_loss")
-            is_best = best is None or values["eval_dpo_loss"] < best
-            if is_best:
-                self._notes |= {"best_eval_loss": values["eval_dpo_loss"], checkpoint.BEST_STEP: step}
-            self._notes["evaluated_step"] = step
             if self._record is not None:
                 self._record.add(step, values)
                 _log.info(
@@ -262,6 +263,13 @@ class _Loop:
                     values["eval_reward_margin"],
                     values["eval_pairs"],
                 )
+            health.check_finite(step, values)
+            self._watch_health(self._window.evaluated(values["eval_dpo_loss"]))
+            best = self._notes.get("best_eval_loss")
+            is_best = best is None or values["eval_dpo_loss"] < best
+            if is_best:
+                self._notes |= {"best_eval_loss": values["eval_dpo_loss"], checkpoint.BEST_STEP: step}
+            self._notes["evaluated_step"] = step
             if is_best:
                 self._save(state, step)
         self._shown.enter(TrainerState.TRAINING)
@@ -303,7 +311,5 @@ class _Loop:
         self._shown.enter(TrainerState.SAVING)
         if self._unsaved(step):
             self._save(state, step)
-        self._writer.wait()
-        if self._record is not None:
-            self._record.flush()
+        self.finish_writing()
         raise errors.Preempted(f"Stopped after step {step} of {self._machine.total_steps}; the state is saved.")
