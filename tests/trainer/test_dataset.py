@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +99,51 @@ def test_nothing_is_complete_after_bad_rows(make_config: MakeConfig, write_jsonl
     assert prepared.find(config.cache_path, plan.digest) is None
 
 
+def test_repeated_pairs_are_counted_and_kept(make_config: MakeConfig, write_jsonl: Rows, row: Row) -> None:
+    rows = [row("a"), row("b"), row("a"), row("a", "other"), row("a")]
+    manifest, pairs = build(make_config(data=data(write_jsonl(rows)), validation_split_fraction=0.0))
+    assert (manifest.report["repeated"], manifest.report["repeated_at"]) == (2, ["rows.jsonl:3", "rows.jsonl:5"])
+    assert (len(pairs.train), manifest.report["train_prompts"]) == (5, 2)
+
+
+def test_lengths_are_reported_as_shares_of_the_pairs(make_config: MakeConfig, write_jsonl: Rows, row: Row) -> None:
+    rows = [row(f"q{number}") for number in range(8)] + [row("q " * 30)]
+    manifest, pairs = build(make_config(data=data(write_jsonl(rows)), validation_split_fraction=0.0))
+    shares = manifest.report["length_percentiles"]
+    assert shares["100"] == manifest.report["longest_pair"] == pairs.train.lengths.max()
+    assert shares["50"] == np.sort(pairs.train.lengths.max(axis=1))[4]
+
+
+def test_a_component_of_weight_zero_is_held_out_whole(make_config: MakeConfig, write_jsonl: Rows, row: Row) -> None:
+    train, held_out = write_jsonl([row("a"), row("b")], "t.jsonl"), write_jsonl([row("c"), row("d")], "v.jsonl")
+    components = {
+        name: {"source": {"type": "url", "train_urls": [str(path)]}} for name, path in (("t", train), ("v", held_out))
+    }
+    weights = {"t": 1.0, "v": 0.0}
+    config = make_config(data={"components": components, "train_weights": weights}, validation_split_fraction=0.0)
+    _, pairs = build(config)
+    assert (len(pairs.train), len(pairs.validation)) == (2, 2)
+    assert set(pairs.validation.component.tolist()) == {1}
+
+
+@pytest.mark.parametrize("strategy", ["drop", "left", "right"])
+@pytest.mark.parametrize("length", [16, 17, 24, 40])
+def test_no_pair_without_a_token_to_learn_is_ever_trained_on(
+    make_config: MakeConfig, write_jsonl: Rows, row: Row, strategy: str, length: int
+) -> None:
+    rng = np.random.default_rng(length)
+    words = [" ".join("word" for _ in range(count)) for count in rng.integers(0, 30, 120)]
+    rows = [row(f"q {a}", b, f"no {c}") for a, b, c in zip(words[::3], words[1::3], words[2::3], strict=True)]
+    rows.append(row("short", "a", "b"))
+    config = make_config(data=data(write_jsonl(rows), slice_strategy=strategy), train_seq_len=length)
+    manifest, pairs = build(config)
+    report = manifest.report
+    assert report["train_pairs"] + report["validation_pairs"] + report["dropped_pairs"] == len(rows)
+    for split in (pairs.train, pairs.validation):
+        assert (split.targets >= 1).all()
+        assert (split.lengths <= length).all()
+
+
 def test_small_shards_read_like_one(make_config: MakeConfig, memory: str) -> None:
     _, whole = build(make_config())
     writer = prepared.Writer(memory, "0" * 32, shard_tokens=500)
@@ -125,3 +173,18 @@ def test_a_damaged_shard_is_noticed(make_config: MakeConfig) -> None:
     storage.write_bytes(storage.join(prepared.folder(config.cache_path, manifest.digest), name), b"damaged")
     with pytest.raises(errors.StaleData, match=name):
         prepared.load(config.cache_path, manifest.digest)
+
+
+@pytest.mark.slow
+def test_many_more_rows_take_hardly_more_memory(base_model: Path) -> None:
+    """The long form is `benchmarks/data/prepare_rows.py` with a million rows."""
+    script = Path(__file__).parents[2] / "benchmarks" / "data" / "prepare_rows.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(base_model), "--rows", "1000", "9000"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    few, many = (json.loads(line)["peak_rss_mib"] for line in done.stdout.splitlines())
+    # What is held is one shard of tokens, and 16 bytes a row for what was seen; a row's text alone is 400.
+    assert many - few < 30

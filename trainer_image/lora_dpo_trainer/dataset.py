@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import logging
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lora_dpo_api.config_file import Component, SliceStrategy, TrainerConfig
-from lora_dpo_trainer import chat, errors, prepared, pretrained, rows, slicing, sources, splits
+from lora_dpo_trainer import chat, errors, prepared, pretrained, rows, seen, slicing, sources, splits
 
 _log = logging.getLogger(__name__)
 _CHUNK = 512
@@ -70,10 +71,13 @@ class _Counts:
     leaked: int = 0
     tokens: int = 0
     longest_pair: int = 0
+    repeated: int = 0
 
 
 def plan(config: TrainerConfig) -> Plan:
     """Find the files and tokenizers that the configuration names.
+
+    A component of weight 0 is held out whole.
 
     Raises:
         DataNotFound: a URL matches no file.
@@ -89,7 +93,10 @@ def plan(config: TrainerConfig) -> Plan:
         tokenizer = pretrained.load_tokenizer(
             source, template=layout.chat_template, mask_user_turns=layout.mask_user_turns
         )
-        parts.append(Part(name, index, component, tokenizer, sources.list_files(name, component.source)))
+        files = sources.list_files(name, component.source)
+        if data.train_weights is not None and data.train_weights.get(name, 0.0) == 0:
+            files = tuple(dataclasses.replace(file, split=sources.VALIDATION) for file in files)
+        parts.append(Part(name, index, component, tokenizer, files))
     return Plan(tuple(parts), config.train_seq_len, splits.PromptSplit(config.validation_split_fraction))
 
 
@@ -116,9 +123,11 @@ class _Builder:
         self._writer = writer
         self._tally = rows.Tally()
         self._counts = _Counts()
-        self._trained_prompts: set[int] = set()
+        self._trained_prompts = seen.Seen()
+        self._pairs_seen = seen.Seen()
+        self._repeated: list[str] = []
+        self._lengths: collections.Counter[int] = collections.Counter()
         self._empty: list[str] = []
-        self._may_leak = any(file.split == sources.VALIDATION for part in plan.parts for file in part.files)
 
     def read(self, part: Part, file: sources.DataFile) -> None:
         _log.info("Reading %s", file.url)
@@ -136,6 +145,9 @@ class _Builder:
             raise _failure(tally, self._counts.longest_pair, self._plan.sequence_length)
         report = dataclasses.asdict(self._counts)
         report["dropped_pairs"] = tally.skipped + self._counts.too_long + self._counts.leaked
+        report["train_prompts"] = len(self._trained_prompts)
+        report["length_percentiles"] = _percentiles(self._lengths)
+        report["repeated_at"] = self._repeated
         report["notes"] = [*tally.sentences(), *self._notes()]
         return self._writer.finish(report)
 
@@ -152,15 +164,20 @@ class _Builder:
         self, part: Part, file: sources.DataFile, pair: rows.ChatPair, chosen: chat.Tokens, rejected: chat.Tokens
     ) -> None:
         counts = self._counts
-        counts.longest_pair = max(counts.longest_pair, len(chosen.ids), len(rejected.ids))
+        longest = max(len(chosen.ids), len(rejected.ids))
+        counts.longest_pair = max(counts.longest_pair, longest)
+        self._lengths[longest] += 1
+        if not self._pairs_seen.add(pair.pair_hash):
+            counts.repeated += 1
+            if len(self._repeated) < rows.EXAMPLES:
+                self._repeated.append(pair.where)
         strategy = part.component.format.slice_strategy
         fitted = slicing.fit(chosen, rejected, self._plan.sequence_length, strategy)
         if isinstance(fitted, rows.Problem):
             if fitted is rows.Problem.TOO_LONG and strategy is SliceStrategy.DROP:
                 counts.too_long += 1
             else:
-                detail = f"{max(len(chosen.ids), len(rejected.ids))} tokens"
-                self._tally.add(rows.Rejection(pair.where, fitted, detail))
+                self._tally.add(rows.Rejection(pair.where, fitted, f"{longest} tokens"))
             return
         split = self._split(file, pair.prompt_hash)
         if split is None:
@@ -181,8 +198,7 @@ class _Builder:
             return None if prompt_hash in self._trained_prompts else sources.VALIDATION
         if self._plan.split.holds_out(prompt_hash):
             return sources.VALIDATION
-        if self._may_leak:
-            self._trained_prompts.add(prompt_hash)
+        self._trained_prompts.add(prompt_hash)
         return sources.TRAIN
 
     def _notes(self) -> Iterator[str]:
@@ -193,6 +209,17 @@ class _Builder:
             yield f"{self._counts.too_long} pairs dropped: longer than train_seq_len {self._plan.sequence_length}"
         if self._counts.leaked:
             yield f"{self._counts.leaked} validation pairs left out: their prompts are also trained on"
+
+
+def _percentiles(lengths: collections.Counter[int]) -> dict[str, int]:
+    """Length of the longer side, in tokens, that so many per cent of the pairs do not exceed."""
+    total, found, done = lengths.total(), {}, 0
+    wanted = [50, 90, 99, 100]
+    for length in sorted(lengths):
+        done += lengths[length]
+        while wanted and done * 100 >= wanted[0] * total:
+            found[str(wanted.pop(0))] = length
+    return found
 
 
 def _failure(tally: rows.Tally, longest: int, limit: int) -> errors.DataError:

@@ -75,8 +75,17 @@ class ChatPair:
     @property
     def prompt_hash(self) -> int:
         """64 bits that are equal for equal prompts, on every machine."""
-        text = json.dumps(self.prompt, sort_keys=True, ensure_ascii=False, default=str)
-        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+        return _hash(self.prompt)
+
+    @property
+    def pair_hash(self) -> int:
+        """64 bits that are equal for equal rows: prompt, chosen and rejected."""
+        return _hash([self.prompt, self.chosen, self.rejected])
+
+
+def _hash(value: Any) -> int:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,8 @@ def fit(chosen: Tokens, rejected: Tokens, limit: int, strategy: SliceStrategy) -
                 chosen, rejected = _slice(chosen, slice(0, limit)), _slice(rejected, slice(0, limit))
             case SliceStrategy.RIGHT:
                 chosen, rejected = _slice(chosen, slice(excess, None)), _slice(rejected, slice(excess, None))
-    if not chosen.mask.any() or not rejected.mask.any():
+    # Nothing predicts the first token.
+    if not chosen.mask[1:].any() or not rejected.mask[1:].any():
         return Problem.CUT_AWAY
     return chosen, rejected
 

@@ -1,0 +1,121 @@
+"""A data set of the hub, with UltraFeedback's columns, through the prepare phase; the hub is a stand-in on loopback."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import fake_hub
+
+NAME = "HuggingFaceH4/ultrafeedback_binarized"
+CARD = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train_prefs
+    path: data/train_prefs-*
+  - split: test_prefs
+    path: data/test_prefs-*
+---
+"""
+
+
+def ultrafeedback_row(number: int, chosen: str, rejected: str) -> dict[str, Any]:
+    """All columns of the preference splits."""
+    prompt = f"question {number}"
+
+    def transcript(answer: str) -> list[dict[str, str]]:
+        return [{"content": prompt, "role": "user"}, {"content": answer, "role": "assistant"}]
+
+    return {
+        "prompt": prompt,
+        "prompt_id": f"{number:064x}",
+        "chosen": transcript(chosen),
+        "rejected": transcript(rejected),
+        "messages": transcript(chosen),
+        "score_chosen": 8.5,
+        "score_rejected": 6.0,
+    }
+
+
+def parquet(rows: list[dict[str, Any]]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[str]:
+    train = [ultrafeedback_row(number, f"yes {number}", "no") for number in range(20)]
+    train[7] = ultrafeedback_row(7, "equal", "equal")
+    train[9] = ultrafeedback_row(9, "", "no")
+    # One held-out prompt is trained on, as happens there.
+    test = [ultrafeedback_row(number, "yes", "no") for number in (3, 100, 101)]
+    files = {
+        "README.md": CARD.encode(),
+        "data/train_prefs-00000-of-00001.parquet": parquet(train),
+        "data/test_prefs-00000-of-00001.parquet": parquet(test),
+    }
+    with fake_hub.serve(NAME, files) as endpoint:
+        yield endpoint
+
+
+def prepare(folder: Path, base: Path, endpoint: str, name: str = NAME) -> subprocess.CompletedProcess[str]:
+    def component(split: str) -> dict[str, Any]:
+        return {"source": {"type": "hf", "id": name, "split": split}}
+
+    values = {
+        "data": {
+            "components": {"train": component("train_prefs"), "held_out": component("test_prefs")},
+            "train_weights": {"train": 1.0, "held_out": 0.0},
+        },
+        "initialize_from_hf": str(base),
+        "train_seq_len": 128,
+        "trainer": {"train_batch_size": 4, "mp": "p=f32,c=f32"},
+        "lora": {"r": 8},
+        "output": {"path": str(folder / "out")},
+    }
+    (folder / "config.yaml").write_text(json.dumps(values))
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "LORADPO_"))}
+    environment |= {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(folder / "hub"),
+        "JAX_PLATFORMS": "cpu",
+        "LORADPO_TERMINATION_LOG": str(folder / "termination"),
+        "LORADPO_RETRY_SECONDS": "1",
+    }
+    words = ["-m", "lora_dpo_trainer", "--config_path", str(folder / "config.yaml"), "--phase", "prepare"]
+    return subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_ultrafeedbacks_splits_are_trained_on_and_held_out(hub: str, tmp_path: Path, base_model: Path) -> None:
+    done = prepare(tmp_path, base_model, hub)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "termination").read_text())
+    found = report["prepared"]
+    # Two rows have no two answers, and the held-out prompt that is trained on is left out.
+    assert (found["trainPairs"], found["validationPairs"], found["droppedPairs"]) == (18, 2, 3)
+    said = " ".join(item["message"] for item in report["advice"])
+    assert f"an empty answer ({NAME}[9]" in said
+    assert f"chosen and rejected are the same ({NAME}[7]" in said
+    assert "prompts are also trained on" in said
+
+
+def test_a_data_set_that_is_not_there_ends_with_65(hub: str, tmp_path: Path, base_model: Path) -> None:
+    done = prepare(tmp_path, base_model, hub, "HuggingFaceH4/nothing")
+    assert done.returncode == 65, done.stdout + done.stderr
+    report = json.loads((tmp_path / "termination").read_text())
+    assert report["reason"] == "DataNotFound"
+    assert "no data set HuggingFaceH4/nothing" in report["message"]
