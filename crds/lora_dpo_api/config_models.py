@@ -173,6 +173,8 @@ class PeftOutput(Section):
     """Adapter snapshots on the way; the final adapter is always written."""
 
     every_steps: int | None = Field(default=None, ge=1)
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of every written adapter. Default: float32, as it is trained."""
 
 
 class MergedOutput(Section):

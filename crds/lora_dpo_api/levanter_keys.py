@@ -87,6 +87,7 @@ def translate(raw: Mapping[str, Any]) -> Translation:
         ConfigError: the file asks for something that is not LoRA-DPO.
     """
     work = Translation(_without_nulls(raw))
+    _base(work)
     _adapter_and_reference(work)
     _outputs(work)
     _training(work)
@@ -103,6 +104,15 @@ def _without_nulls(value: Any, path: str = "") -> Any:
     if isinstance(value, list):
         return [_without_nulls(child, path) for child in value]
     return value
+
+
+def _base(work: Translation) -> None:
+    """Levanter's `org/model@revision`."""
+    name = work.tree.get("initialize_from_hf")
+    if isinstance(name, str) and "@" in name and "://" not in name and not name.startswith(("/", ".", "~")):
+        work.tree["initialize_from_hf"], _, revision = name.partition("@")
+        if work.tree.setdefault("revision", revision) != revision:
+            raise ConfigError([Problem("revision", f"contradicts initialize_from_hf: {name}; keep one of them")])
 
 
 def _adapter_and_reference(work: Translation) -> None:

@@ -153,7 +153,7 @@ def _config(job: LoraDpoJob, platform: hardware.Platform) -> c.TrainerConfig:
         "output": c.OutputConfig(
             path=spec.output.path,
             on_existing=spec.output.on_existing.value,
-            peft=c.PeftOutput(every_steps=spec.output.peft.every_steps),
+            peft=c.PeftOutput(every_steps=spec.output.peft.every_steps, dtype=spec.output.peft.dtype),
             merged_hf=c.MergedOutput(enabled=spec.output.merged_hf.enabled, dtype=spec.output.merged_hf.dtype),
             checkpoint=c.CheckpointOutput(
                 every_seconds=float(durations.seconds(spec.output.checkpoint.every)), keep=spec.output.checkpoint.keep

@@ -33,6 +33,8 @@ class PeftOutput(Wire):
 
     every_steps: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     """Steps between snapshots. Default: none on the way."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Type of every written adapter. Default: float32, as it is trained; bfloat16 halves it."""
 
 
 class MergedHfOutput(Wire):

@@ -166,3 +166,12 @@ def test_reading_a_configuration_needs_no_heavy_import() -> None:
 def test_levanters_own_keys_are_ignored_by_name(key: str) -> None:
     value: Any = "{a: 1}"
     assert load(f"--{key}={value}").ignored == (key,)
+
+
+def test_a_revision_may_follow_the_models_name_as_levanter_writes_it() -> None:
+    text = "data: {components: {a: {source: {type: url, train_urls: [x]}}}}\ninitialize_from_hf: "
+    config = config_file.load(f"{text}org/model@v1").config
+    assert (config.initialize_from_hf, config.revision) == ("org/model", "v1")
+    assert config_file.load(f"{text}gs://bucket/a@b").config.initialize_from_hf == "gs://bucket/a@b"
+    with pytest.raises(config_file.ConfigError, match="contradicts initialize_from_hf: org/model@v1"):
+        config_file.load(f"{text}org/model@v1\nrevision: v2")

@@ -1,6 +1,7 @@
 """PEFT loads an adapter that the trainer wrote, and computes with it what the trainer computed."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -33,7 +34,7 @@ keys = iter(jax.random.split(jax.random.key(3), 1000))
 adapter = lora.init(plan, config, next(keys))
 adapter = jax.tree.map(lambda x: 0.1 * jax.random.normal(next(keys), x.shape), adapter)
 adapter = {target.linear.path: lora.trim(target, adapter[target.linear.path]) for target in plan.targets}
-peft_io.save(out, adapter, plan, config, base_folder)
+peft_io.save(out, adapter, plan, config, base_folder, "main")
 from pathlib import Path
 pairs = parity.Case(Path(base_folder).parent).recorded_pairs()[:4]
 lengths = packing.PairLengths.of(pairs)
@@ -48,9 +49,10 @@ save_file({"logps": np.stack([found[key] for key in range(4)])}, out + "/expecte
     params=[
         {"r": 4, "alpha": 8},
         {"r": 4, "rslora": True, "exclude_modules": []},
-        {"r": 4, "rank_pattern": {"layers.1.self_attn.q_proj": 2}, "alpha_pattern": {"up_proj": 6}},
+        {"r": 4, "rank_pattern": {"layers.1.self_attn.q_proj": 2, "down_proj": 6}, "alpha_pattern": {"up_proj": 6}},
+        {"r": 4, "zero_init_b": False, "a_init_mode": "zero", "target_modules": ".*\\.(q_proj|up_proj)"},
     ],
-    ids=["linear", "lm_head-rslora", "patterns"],
+    ids=["linear", "lm_head-rslora", "patterns", "a-zero-regex"],
 )
 def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("adapter")
@@ -91,3 +93,34 @@ def test_the_configuration_holds_what_readers_declare(written: Path) -> None:
     assert isinstance(config["target_modules"], list)
     assert config["bias"] == "none"
     assert config["peft_type"] == "LORA"
+    assert config["revision"] == "main"
+
+
+def test_a_reader_without_patterns_computes_the_same(written: Path) -> None:
+    """By the rules of vLLM's adapter loader (vllm/lora/peft_helper.py and utils.py), written anew.
+
+    It takes `r`, an integer `lora_alpha` and `target_modules`; refuses `modules_to_save`, DoRA, biases, and a rank
+    above what it makes room for, which `r` tells; and knows one scale for all layers. A tensor's name is that of a
+    linear layer behind `base_model.model.`, and `lora_A` or `lora_B`.
+    """
+    config = json.loads((written / "adapter_config.json").read_text())
+    assert not config["modules_to_save"]
+    assert not config["use_dora"]
+    assert config["bias"] == "none"
+    rank, alpha = config["r"], config["lora_alpha"]
+    scale = alpha / rank**0.5 if config["use_rslora"] else alpha / rank
+    base = transformers.AutoModelForCausalLM.from_pretrained(CASES / "llama-r8" / "base", dtype=torch.float32).eval()
+    linear = {name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)}
+    factors: dict[str, dict[str, torch.Tensor]] = {}
+    for name, array in load_file(written / "adapter_model.safetensors").items():
+        match = re.fullmatch(r"base_model\.model\.(.+)\.(lora_[AB])\.weight", name)
+        assert match is not None, name
+        factors.setdefault(match[1], {})[match[2]] = torch.from_numpy(array)
+    assert factors.keys() <= linear
+    for layer, pair in factors.items():
+        assert pair["lora_A"].shape[0] == pair["lora_B"].shape[1] <= rank
+        with torch.no_grad():
+            base.get_submodule(layer).weight += scale * pair["lora_B"] @ pair["lora_A"]
+    rows = json.loads((CASES / "llama-r8" / "tokens.json").read_text())[:4]
+    found = [[answer_logprob(base, row[side]) for side in ("chosen", "rejected")] for row in rows]
+    np.testing.assert_allclose(load_file(written / "expected.safetensors")["logps"], found, rtol=1e-5, atol=1e-4)

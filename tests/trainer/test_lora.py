@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lora_dpo_api import config_file
 from lora_dpo_api.config_file import AInit, LoraConfig, OptimizerConfig
 from lora_dpo_trainer import batch, errors, lora, model, peft_io, step
 from lora_dpo_trainer.lora import Adapter, LoraPlan
@@ -110,9 +111,26 @@ def test_an_adapter_survives_pefts_layout(base: BaseModel, tmp_path: Path) -> No
     }
     peft_io.save(str(tmp_path), adapter, plan, config, "org/model", "main")
     again = lora.resolve(base.linears, peft_io.load_config(str(tmp_path)))
-    assert again == plan
     read = peft_io.load(str(tmp_path), again)
-    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), read, adapter))
+    expected, same = peft_io.with_one_scale(adapter, plan)
+    assert [target.ranks for target in again.targets] == [target.ranks for target in plan.targets]
+    np.testing.assert_allclose([t.scales for t in again.targets], [t.scales for t in same.targets], rtol=1e-9)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), read, expected))
+
+
+def test_one_scale_for_all_layers_is_the_same_function(base: BaseModel) -> None:
+    config = LoraConfig(r=4, alpha=8, rank_pattern={"layers.1.mlp.down_proj": 3}, alpha_pattern={"q_proj": 5})
+    plan, adapter = start(base, config)
+    adapter = {
+        target.linear.path: lora.trim(target, randomized(adapter)[target.linear.path]) for target in plan.targets
+    }
+    folded, same = peft_io.with_one_scale(adapter, plan)
+    assert {scale for target in same.targets for scale in target.scales} == {2.0}
+    np.testing.assert_allclose(
+        step.make_logprob_step(base, same)(folded, packed(2)),
+        step.make_logprob_step(base, plan)(adapter, packed(2)),
+        rtol=1e-6,
+    )
 
 
 def test_spare_ranks_stay_zero_in_training(base: BaseModel) -> None:
@@ -156,3 +174,52 @@ def test_dropout_is_drawn_anew_each_step_and_is_off_in_evaluation(base: BaseMode
     assert float(first["logps/chosen"]) != float(second["logps/chosen"])
     score = step.make_logprob_step(base, plan)
     assert np.array_equal(score(adapter, packed(2)), score(adapter, packed(2)))
+
+
+def test_the_frozen_base_has_the_compute_type() -> None:
+    folder = Path(__file__).parents[1] / "data" / "parity" / "llama-r8" / "base"
+    half = model.load_base(str(folder), dtype=jnp.dtype(jnp.bfloat16))
+    arrays = [leaf for leaf in jax.tree.leaves(half.module) if isinstance(leaf, jax.Array)]
+    assert {leaf.dtype for leaf in arrays if jnp.issubdtype(leaf.dtype, jnp.floating)} == {jnp.dtype(jnp.bfloat16)}
+    _, adapter = start(half, LoraConfig(r=4))
+    assert {leaf.dtype for leaf in jax.tree.leaves(adapter)} == {jnp.dtype(jnp.float32)}
+
+
+def test_only_the_adapter_has_gradients_and_optimizer_state(base: BaseModel) -> None:
+    plan, adapter = start(base, LoraConfig(r=4))
+    optimizer = Optimizer(OptimizerConfig(learning_rate=1e-3), 2)
+    state = step.init_state(adapter, optimizer, 0)
+    train = step.make_train_step(base, plan, Objective(), optimizer)
+    after, _ = jax.eval_shape(train, state, packed(2))
+    trainable = sum(leaf.size for leaf in jax.tree.leaves(adapter))
+    moments = sum(leaf.size for leaf in jax.tree.leaves(after.opt_state) if leaf.ndim > 0)
+    assert moments == 2 * trainable
+    assert trainable == lora.parameter_count(plan) < base.parameter_count / 4
+
+
+@pytest.mark.parametrize(
+    ("written", "zero"),
+    [
+        ("", "B"),
+        ("zero_init_b: true", "B"),
+        ("zero_init_b: false", "B"),
+        ("a_init_mode: random", "B"),
+        ("zero_init_b: true, a_init_mode: random", "B"),
+        ("zero_init_b: false, a_init_mode: random", "B"),
+        ("a_init_mode: zero", "A"),
+        ("zero_init_b: false, a_init_mode: zero", "A"),
+    ],
+)
+def test_however_it_is_written_exactly_one_factor_starts_at_zero(base: BaseModel, written: str, zero: str) -> None:
+    data = "data: {components: {a: {source: {type: url, train_urls: [x]}}}}"
+    settings = config_file.load(f"{data}\ninitialize_from_hf: m\nlora: {{r: 4, {written}}}").config.lora
+    adapter = lora.init(lora.resolve(base.linears, settings), settings, jax.random.key(0))
+    lora.assert_identity(adapter)
+    for weights in adapter.values():
+        assert [name for name in "AB" if not np.asarray(getattr(weights, name).array).any()] == [zero]
+
+
+def test_both_factors_at_zero_are_refused_before_anything_runs() -> None:
+    data = "data: {components: {a: {source: {type: url, train_urls: [x]}}}}"
+    with pytest.raises(config_file.ConfigError, match="both factors at zero"):
+        config_file.load(f"{data}\ninitialize_from_hf: m\nlora: {{zero_init_b: true, a_init_mode: zero}}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import flax
 from safetensors.numpy import load, load_file
 
 from lora_dpo_api.config_file import TrainerConfig
@@ -39,3 +40,41 @@ def test_a_merged_folder_is_a_whole_checkpoint_of_the_asked_type(
     merge.write(make_config(output=output), peft_io.load_config(folder), folder, f"{memory}/merged")
     assert json.loads(storage.read_bytes(f"{memory}/merged/config.json"))["dtype"] == dtype
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(storage.children(f"{memory}/merged"))
+
+
+def test_a_large_checkpoint_is_written_in_shards_with_an_index(
+    make_config: Callable[..., TrainerConfig], base_model: Path, tmp_path: Path
+) -> None:
+    folder, limit = str(base_model.parent / "adapter_final"), 150_000
+    config = make_config(output={"path": str(tmp_path), "merged_hf": {"enabled": True, "dtype": "bfloat16"}})
+    settings = peft_io.load_config(folder)
+    merge.write(config, settings, folder, str(tmp_path / "whole"))
+    merge.write(config, settings, folder, str(tmp_path / "shards"), shard_bytes=limit)
+
+    index = json.loads((tmp_path / "shards" / "model.safetensors.index.json").read_text())
+    files = sorted(set(index["weight_map"].values()))
+    assert len(files) > 2
+    assert files[-1] == f"model-{len(files):05d}-of-{len(files):05d}.safetensors"
+    found = {}
+    for file in files:
+        tensors = flax.load_file(tmp_path / "shards" / file)
+        assert sum(tensor.nbytes for tensor in tensors.values()) <= limit
+        assert {name for name, place in index["weight_map"].items() if place == file} == tensors.keys()
+        found |= tensors
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in found.values())
+    expected = flax.load_file(tmp_path / "whole" / "model.safetensors")
+    assert found.keys() == expected.keys()
+    assert {str(tensor.dtype) for tensor in found.values()} == {"bfloat16"}
+    assert all(bool((found[name] == expected[name]).all()) for name in expected)
+
+
+def test_the_chat_template_that_pairs_were_rendered_with_goes_along(
+    make_config: Callable[..., TrainerConfig], base_model: Path, preference_file: Path, memory: str
+) -> None:
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    source = {"type": "url", "train_urls": [str(preference_file)]}
+    data = {"components": {"prefs": {"source": source, "format": {"chat_template": template}}}}
+    folder = str(base_model.parent / "adapter_final")
+    config = make_config(data=data, output={"path": memory, "merged_hf": {"enabled": True}})
+    merge.write(config, peft_io.load_config(folder), folder, f"{memory}/merged")
+    assert storage.read_bytes(f"{memory}/merged/chat_template.jinja").decode() == template

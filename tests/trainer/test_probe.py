@@ -12,10 +12,10 @@ from lora_dpo_trainer.pairs import TokenizedPair
 def test_probe_rows_come_back(memory: str) -> None:
     ids, mask = np.arange(5, dtype=np.int32), np.array([False, False, True, True, True])
     rows = (TokenizedPair(0, ids, mask, ids[:4], mask[:4]), TokenizedPair(1, ids[1:], mask[1:], ids, mask))
-    written = probe.Probe(rows, np.array([[-1.0, -2.0], [-3.0, -4.0]]), np.zeros((2, 2)), "float32")
+    written = probe.Probe(rows, np.array([[-1.0, -2.0], [-3.0, -4.0]]), np.zeros((2, 2)), "float32", "d1")
     probe.write(memory, written)
     read = probe.read(memory)
-    assert read.compute_dtype == "float32"
+    assert (read.compute_dtype, read.adapter_digest) == ("float32", "d1")
     np.testing.assert_array_equal(read.policy, written.policy)
     for pair, other in zip(read.pairs, rows, strict=True):
         np.testing.assert_array_equal(pair.rejected_ids, other.rejected_ids)

@@ -72,6 +72,7 @@ class Engine:
 
     Attributes:
         config: The configuration.
+        run_id: Name of the run.
         pairs: Prepared pairs.
         keys: int64 [epoch], the pairs of one epoch; the plan counts in positions of it.
         plan: Order and shapes of the training steps.
@@ -83,6 +84,7 @@ class Engine:
     """
 
     config: TrainerConfig
+    run_id: str
     pairs: prepared.Prepared
     keys: np.ndarray
     plan: packing.BatchPlan
@@ -133,6 +135,22 @@ class Engine:
             "parameter_count": total + trainable,
             "trainable_parameter_count": trainable,
             "fraction_trainable": trainable / (total + trainable),
+        }
+
+    def facts(self) -> dict[str, str]:
+        """What a model card tells of a run beside its settings."""
+        counts = self.parameter_counts()
+        return {
+            "run": self.run_id,
+            "training pairs": str(len(self.pairs.train)),
+            "validation pairs": str(self.validation_pairs),
+            "components": ", ".join(self.config.data.components),
+            "prepared pairs": self.pairs.manifest.digest,
+            "epochs": f"{self.epoch(self.total_steps):.3g}",
+            "seed": str(self.config.trainer.seed),
+            "computed in": self.compute_dtype,
+            "trainable parameters": f"{int(counts['trainable_parameter_count'])} "
+            f"({100 * counts['fraction_trainable']:.3g} % of all)",
         }
 
     def batch(self, number: int) -> HostBatch:
@@ -249,6 +267,7 @@ def build(config: TrainerConfig, pairs: prepared.Prepared, owner: identity.RunId
     microbatches = plan.groups // mesh.data_shards(devices)
     return Engine(
         config,
+        owner.run_id,
         pairs,
         keys,
         plan,

@@ -77,12 +77,23 @@ class RunIdentity:
         return cls(**{field.name: value[field.name] for field in dataclasses.fields(cls)})
 
 
-def of(config: TrainerConfig, *, data: str, base: str, total_steps: int) -> RunIdentity:
-    """The identity of a run of this configuration on these pairs and weights."""
+def of(
+    config: TrainerConfig, *, data: str, base: str, total_steps: int, adapters: Mapping[str, str] | None = None
+) -> RunIdentity:
+    """The identity of a run of this configuration on these pairs and weights.
+
+    Args:
+        config: The configuration.
+        data: Content key of the prepared pairs.
+        base: Digest of the base's weights.
+        total_steps: Of the whole run.
+        adapters: Setting → digest of the adapter that it names.
+    """
     sections = config.model_dump(mode="json", exclude=_NOT_IDENTITY)
     settings = dict(_flatten(sections)) | {"data.shuffle": config.data.shuffle}
     if config.data.train_weights:
         settings |= {f"data.train_weights.{name}": weight for name, weight in config.data.train_weights.items()}
+    settings |= {f"the adapter of {name}": digest for name, digest in (adapters or {}).items()}
     run_id = config.run_id or f"run-{_digest([settings, data, base])[:12]}"
     return RunIdentity(run_id, data, base, settings, total_steps)
 

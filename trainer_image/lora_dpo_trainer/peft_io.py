@@ -1,11 +1,18 @@
-"""Adapters in PEFT's layout: `adapter_model.safetensors` and `adapter_config.json`."""
+"""Adapters in PEFT's layout: `adapter_model.safetensors` and `adapter_config.json`.
+
+They are written so that a reader without `rank_pattern` and `alpha_pattern`, such as vLLM, computes the same: `r` is
+the highest rank, and all layers have one scale; what a layer's own scale was goes into its B.
+"""
 
 from __future__ import annotations
 
 import collections
+import dataclasses
+import hashlib
+import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import haliax as hax
 import jax.numpy as jnp
@@ -14,12 +21,16 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from lora_dpo_api.config_file import AInit, LoraConfig
-from lora_dpo_trainer import errors, lora, storage
+from lora_dpo_trainer import errors, lora, pretrained, storage
 from lora_dpo_trainer.lora import Adapter, LoraPlan, LoraWeights
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 _PREFIX = "base_model.model."
+_BASE_LAYER = ".base_layer.weight"
+"""PEFT keeps the frozen weights of an adapted head beside its factors."""
+
+type Dtype = Literal["float32", "bfloat16"]
 
 
 def tensors(adapter: Adapter, plan: LoraPlan) -> dict[str, np.ndarray]:
@@ -49,7 +60,7 @@ def from_tensors(arrays: Mapping[str, np.ndarray], plan: LoraPlan, *, where: str
     Raises:
         ConfigError: a tensor is missing, has another shape, or belongs to nothing in the plan.
     """
-    left = dict(arrays)
+    left = {name: array for name, array in arrays.items() if not name.endswith(_BASE_LAYER)}
     adapter: Adapter = {}
     for target in plan.targets:
         linear, rank = target.linear, target.rank_axis.size
@@ -76,7 +87,7 @@ def from_tensors(arrays: Mapping[str, np.ndarray], plan: LoraPlan, *, where: str
 def adapter_config(plan: LoraPlan, config: LoraConfig, base: str, revision: str | None = None) -> dict[str, Any]:
     """PEFT's `adapter_config.json` for an adapter.
 
-    Layers whose rank or alpha differs from the commonest one are named in `rank_pattern` and `alpha_pattern`.
+    Layers whose rank or alpha differs from that of the highest rank are named in `rank_pattern` and `alpha_pattern`.
     """
     layers = [
         (name, rank, scale * (math.sqrt(rank) if config.rslora else rank))
@@ -84,9 +95,9 @@ def adapter_config(plan: LoraPlan, config: LoraConfig, base: str, revision: str 
         for name, rank, scale in zip(target.linear.names, target.ranks, target.scales, strict=True)
         if rank
     ]
-    rank = collections.Counter(layer[1] for layer in layers).most_common(1)[0][0]
+    rank = max(layer[1] for layer in layers)
     alphas = [round(layer[2], 9) for layer in layers]
-    alpha = collections.Counter(alphas).most_common(1)[0][0]
+    alpha = next(value for layer, value in zip(layers, alphas, strict=True) if layer[1] == rank)
     whole = all(all(target.ranks) for target in plan.targets)
     names = sorted({target.linear.leaf for target in plan.targets} if whole else {layer[0] for layer in layers})
     return {
@@ -116,39 +127,86 @@ def adapter_config(plan: LoraPlan, config: LoraConfig, base: str, revision: str 
     }
 
 
+def with_one_scale(adapter: Adapter, plan: LoraPlan) -> tuple[Adapter, LoraPlan]:
+    """The same function with the commonest scale in every layer: B takes up the difference."""
+    scales = [scale for target in plan.targets for scale, rank in zip(target.scales, target.ranks, strict=True) if rank]
+    common = collections.Counter(scales).most_common(1)[0][0]
+    folded, targets = dict(adapter), []
+    for target in plan.targets:
+        if any(rank and scale != common for rank, scale in zip(target.ranks, target.scales, strict=True)):
+            ratios = np.array([scale / common for scale in target.scales], np.float32)
+            weights, layers = adapter[target.linear.path], target.linear.Layers
+            ratio = hax.named(jnp.asarray(ratios), layers) if layers is not None else float(ratios[0])
+            folded[target.linear.path] = LoraWeights(weights.A, (weights.B * ratio).rearrange(weights.B.axes))
+        own = tuple(common if rank else 0.0 for rank in target.ranks)
+        targets.append(dataclasses.replace(target, scales=own))
+    return folded, dataclasses.replace(plan, targets=tuple(targets))
+
+
 def save(
-    folder: str, adapter: Adapter, plan: LoraPlan, config: LoraConfig, base: str, revision: str | None = None
-) -> None:
+    folder: str,
+    adapter: Adapter,
+    plan: LoraPlan,
+    config: LoraConfig,
+    base: str,
+    revision: str | None = None,
+    dtype: Dtype = "float32",
+) -> str:
     """Write an adapter to a folder (any fsspec URL); the weights last, so that their presence means complete.
+
+    Returns:
+        Hex digest of the weights' file.
 
     Raises:
         NonFinite: a weight is NaN or infinite; nothing is written.
     """
+    adapter, plan = with_one_scale(adapter, plan)
     arrays = tensors(adapter, plan)
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise errors.NonFinite(f"The adapter is not finite in {name}; it is not written.")
+    content = save_safetensors(
+        {name: array.astype(jnp.dtype(dtype)) for name, array in arrays.items()}, metadata={"format": "pt"}
+    )
     storage.write_json(storage.join(folder, CONFIG), adapter_config(plan, config, base, revision))
-    storage.write_bytes(storage.join(folder, WEIGHTS), save_safetensors(arrays, metadata={"format": "pt"}))
+    storage.write_bytes(storage.join(folder, WEIGHTS), content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def load(folder: str, plan: LoraPlan) -> Adapter:
     """Read the weights of an adapter, to go on from or as the reference.
 
+    Args:
+        folder: fsspec URL, path, or hub id.
+        plan: Of the adapter.
+
     Raises:
         ConfigError: it does not fit the plan.
         FileNotFoundError: there is none.
     """
-    return from_tensors(load_safetensors(storage.read_bytes(storage.join(folder, WEIGHTS))), plan, where=folder)
+    return from_tensors(load_safetensors(_read(folder, WEIGHTS)), plan, where=folder)
+
+
+def digest(folder: str) -> str:
+    """Hex digest of everything that an adapter computes with.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    return hashlib.sha256(_read(folder, CONFIG) + _read(folder, WEIGHTS)).hexdigest()
 
 
 def load_config(folder: str) -> LoraConfig:
     """The settings that an adapter was trained with.
 
+    Args:
+        folder: fsspec URL, path, or hub id.
+
     Raises:
         ConfigError: it is of a kind that is not supported, such as DoRA.
+        FileNotFoundError: there is none.
     """
-    raw = storage.read_json(storage.join(folder, CONFIG))
+    raw = _settings(folder)
     for name in ("use_dora", "modules_to_save", "layer_replication", "lora_bias", "trainable_token_indices"):
         if raw.get(name):
             raise errors.ConfigError(f"{folder} sets {name}, which is not supported.")
@@ -158,12 +216,40 @@ def load_config(folder: str) -> LoraConfig:
         r=raw["r"],
         alpha=raw["lora_alpha"],
         dropout=raw.get("lora_dropout", 0.0),
-        target_modules=raw["target_modules"],
+        target_modules=_layers(folder) if raw.get("layers_to_transform") is not None else raw["target_modules"],
         exclude_modules=raw.get("exclude_modules") or [],
         rslora=raw.get("use_rslora", False),
         rank_pattern=raw.get("rank_pattern") or {},
         alpha_pattern=raw.get("alpha_pattern") or {},
     )
+
+
+def _settings(folder: str) -> dict[str, Any]:
+    try:
+        raw = json.loads(_read(folder, CONFIG))
+    except ValueError as error:
+        raise errors.ConfigError(f"{CONFIG} in {folder} is not JSON: {error}.") from error
+    missing = [name for name in ("r", "lora_alpha", "target_modules") if not isinstance(raw, dict) or name not in raw]
+    if missing and isinstance(raw, dict) and raw.get("peft_type", "LORA") == "LORA":
+        raise errors.ConfigError(f"{CONFIG} in {folder} has no {missing[0]}.")
+    return dict(raw)
+
+
+def _layers(folder: str) -> list[str]:
+    """Full names of the layers that an adapter has factors of."""
+    suffix = ".lora_A.weight"
+    names = load_safetensors(_read(folder, WEIGHTS))
+    return sorted(name.removeprefix(_PREFIX).removesuffix(suffix) for name in names if name.endswith(suffix))
+
+
+def _read(folder: str, name: str) -> bytes:
+    try:
+        found = pretrained.Pretrained(folder).read((name,))
+    except errors.ModelNotFound as error:
+        raise FileNotFoundError(folder) from error
+    if name not in found:
+        raise FileNotFoundError(f"{folder}/{name}")
+    return found[name]
 
 
 def _take(left: dict[str, np.ndarray], name: str, shape: tuple[int, int], where: str) -> np.ndarray:

@@ -14,6 +14,7 @@ from lora_dpo_api.config_file import TrainerConfig
 from lora_dpo_api.protocol import Advice, ExitCode, Phase, PreparedReport, TerminationReport
 from lora_dpo_trainer import (
     dataset,
+    existing_adapters,
     identity,
     mixture,
     packing,
@@ -41,6 +42,8 @@ def run(config: TrainerConfig) -> TerminationReport:
         storage.probe(path)
     base = pretrained.Pretrained(config.initialize_from_hf, config.revision)
     supported.check(base.config(), base.name)
+    existing = existing_adapters.settle(config)
+    config = existing.config
     plan.check_rank(config.lora, base.config())
     base.require_weights()
     data = dataset.plan(config)
@@ -50,10 +53,20 @@ def run(config: TrainerConfig) -> TerminationReport:
     else:
         _log.info("The rows are prepared already: %s", prepared.folder(config.cache_path, data.digest))
     report = _report(config, manifest)
-    owner = identity.of(config, data=data.digest, base=base.digest(), total_steps=report.total_steps)
+    owner = identity.of(
+        config,
+        data=data.digest,
+        base=base.digest(),
+        total_steps=report.total_steps,
+        adapters=existing.digests,
+    )
     resumes = identity.claim(config, owner)
-    advice = _advice(config, manifest)
+    advice = [*existing.advice, *_advice(config, manifest)][:8]
     _print(report, advice, owner, resumes=resumes)
+    shares = manifest.report.get("length_percentiles", {}).items()
+    _log.info(
+        "Longer side of a pair, tokens: %s", ", ".join(f"{share} % of pairs <= {length}" for share, length in shares)
+    )
     return TerminationReport(
         phase=Phase.PREPARE,
         exit_code=ExitCode.DONE,
@@ -99,6 +112,10 @@ def _pad_fraction(config: TrainerConfig, manifest: prepared.Manifest, steps: int
 
 def _advice(config: TrainerConfig, manifest: prepared.Manifest) -> list[Advice]:
     advice = [Advice(code="RowsLeftOut", message=note[:1024]) for note in manifest.report["notes"]]
+    if repeated := manifest.report.get("repeated", 0):
+        places = ", ".join(manifest.report["repeated_at"])
+        text = f"{repeated} pairs are there more than once ({places}, …); they are kept, and count as often."
+        advice.append(Advice(code="RepeatedPairs", message=text[:1024]))
     wants_validation = config.validation_split_fraction > 0
     if wants_validation and manifest.report["validation_pairs"] == 0:
         advice.append(

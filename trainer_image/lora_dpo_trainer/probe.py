@@ -31,12 +31,14 @@ class Probe:
         policy: float32 [pairs, 2], log-probabilities of chosen and rejected under the trained policy.
         reference: float32 [pairs, 2], the same without the adapter.
         compute_dtype: The type that they were computed in.
+        adapter_digest: Hex digest of the adapter's weights as they were written.
     """
 
     pairs: tuple[TokenizedPair, ...]
     policy: np.ndarray
     reference: np.ndarray
     compute_dtype: str
+    adapter_digest: str
 
 
 def write(output_path: str, probe: Probe) -> None:
@@ -57,7 +59,7 @@ def write(output_path: str, probe: Probe) -> None:
         path = Path(scratch) / TENSORS
         save_file(arrays, path)
         storage.upload(path, storage.join(output_path, TENSORS))
-    about = {"pairs": len(probe.pairs), "compute_dtype": probe.compute_dtype}
+    about = {"pairs": len(probe.pairs), "compute_dtype": probe.compute_dtype, "adapter": probe.adapter_digest}
     storage.write_json(storage.join(output_path, ABOUT), about)
 
 
@@ -75,7 +77,9 @@ def read(output_path: str) -> Probe:
         (arrays["ids"][start:end], arrays["mask"][start:end].astype(np.bool_))
         for start, end in itertools.pairwise(bounds)
     ]
-    return Probe(_pairs(sides), arrays["policy"], arrays["reference"], str(about["compute_dtype"]))
+    return Probe(
+        _pairs(sides), arrays["policy"], arrays["reference"], str(about["compute_dtype"]), str(about["adapter"])
+    )
 
 
 def _pairs(sides: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[TokenizedPair, ...]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 
-from lora_dpo_trainer import engine, errors, peft_io, preemption, reference, sources, storage
+from lora_dpo_trainer import engine, errors, peft_io, preemption, reference, sources
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ def run(machine: engine.Engine, base_digest: str, *, watch: preemption.Watch, le
         base=base_digest,
         pairs=machine.pairs.manifest.digest,
         dtype=machine.compute_dtype,
-        adapter=None if own_adapter is None else _digest(own_adapter),
+        adapter=None if own_adapter is None else peft_io.digest(own_adapter),
     )
     visits = machine.total_steps * config.trainer.train_batch_size
     if visits < len(machine.pairs.train) and own_adapter is None and reference.find(config.cache_path, key) is None:
@@ -43,7 +42,3 @@ def run(machine: engine.Engine, base_digest: str, *, watch: preemption.Watch, le
     return reference.find_or_compute(
         config.cache_path, key, splits, machine.reference_scorer(), writer=leads, watch=go_on
     )
-
-
-def _digest(folder: str) -> str:
-    return hashlib.sha256(storage.read_bytes(storage.join(folder, peft_io.WEIGHTS))).hexdigest()

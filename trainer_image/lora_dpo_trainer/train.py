@@ -16,6 +16,7 @@ from lora_dpo_trainer import (
     distributed,
     engine,
     errors,
+    existing_adapters,
     identity,
     loop,
     metrics,
@@ -68,11 +69,15 @@ def run(config: TrainerConfig, notice: preemption.Notice) -> TerminationReport:
 def _run(config: TrainerConfig, placement: distributed.Placement, notice: preemption.Notice) -> TerminationReport:
     leads = jax.process_index() == 0
     watch = preemption.watch(notice, processes=placement.processes, leads=leads)
-    owner = _owner(config)
+    existing = existing_adapters.settle(config)
+    config = existing.config
+    owner = _owner(existing)
     shown = progress.Progress(
         progress.Snapshot(run_id=owner.run_id, total_steps=owner.total_steps, attempt=placement.attempt)
     )
     server = progress.serve(shown) if leads else None
+    for advice in existing.advice:
+        shown.advise(advice)
     _use_compile_cache(config)
 
     shown.enter(TrainerState.LOADING)
@@ -109,10 +114,11 @@ def _run(config: TrainerConfig, placement: distributed.Placement, notice: preemp
     _log.info("The adapter after %d steps: sha256 %s", owner.total_steps, checkpoint.digest(state.adapter))
     shown.enter(TrainerState.SAVING)
     folder = storage.join(config.output.path, "adapter")
-    _write_probe(machine, state, leads=leads)
+    found = _probe(machine, state)
     if leads:
         last = metrics.finite(shown.snapshot.values)
-        adapter_files.write(machine, state.adapter, folder, steps=owner.total_steps, metrics=last)
+        digest = adapter_files.write(machine, state.adapter, folder, steps=owner.total_steps, metrics=last)
+        probe.write(config.output.path, dataclasses.replace(found, adapter_digest=digest))
     shown.enter(TrainerState.FINISHED)
     report = _report(shown, folder, leads=leads)
     if server is not None:
@@ -120,16 +126,16 @@ def _run(config: TrainerConfig, placement: distributed.Placement, notice: preemp
     return report
 
 
-def _write_probe(machine: engine.Engine, state: TrainState, *, leads: bool) -> None:
-    """Keep a few rows with what the policy and the reference say about them; held-out ones where there are any."""
+def _probe(machine: engine.Engine, state: TrainState) -> probe.Probe:
+    """A few rows with what the policy and the base say about them; held-out ones where there are any."""
     split = machine.pairs.validation if machine.validation_pairs else machine.pairs.train
     rows = tuple(split[key] for key in range(min(probe.PAIRS, len(split))))
     policy, base = machine.logprobs(state.adapter, rows), machine.logprobs(None, rows)
-    if leads:
-        probe.write(machine.config.output.path, probe.Probe(rows, policy, base, machine.compute_dtype))
+    return probe.Probe(rows, policy, base, machine.compute_dtype, adapter_digest="")
 
 
-def _owner(config: TrainerConfig) -> identity.RunIdentity:
+def _owner(existing: existing_adapters.Settled) -> identity.RunIdentity:
+    config = existing.config
     owner = identity.read(config.output.path)
     if owner is None:
         raise errors.StaleData(
@@ -138,7 +144,9 @@ def _owner(config: TrainerConfig) -> identity.RunIdentity:
     expected = os.environ.get(Environment.PREPARED_DIGEST)
     if expected and expected != owner.data:
         raise errors.StaleData(f"The pairs {owner.data} in {config.output.path} are not those prepared ({expected}).")
-    here = identity.of(config, data=owner.data, base=owner.base, total_steps=owner.total_steps)
+    here = identity.of(
+        config, data=owner.data, base=owner.base, total_steps=owner.total_steps, adapters=existing.digests
+    )
     difference = here.difference(owner)
     if difference is not None:
         raise errors.OutputOccupied(f"{config.output.path} was prepared with another configuration: {difference}.")
