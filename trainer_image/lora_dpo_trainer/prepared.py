@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from lora_dpo_trainer.pairs import TokenizedPair
 MANIFEST = "manifest.json"
 FORMAT = 1
 SHARD_TOKENS = 8_000_000
+_BLOCK_PAIRS = 512
 SPLITS = (sources.TRAIN, sources.VALIDATION)
 
 
@@ -84,6 +85,7 @@ class Writer:
         self._digest = digest
         self._limit = shard_tokens
         self._open: dict[str, list[tuple[chat.Tokens, chat.Tokens, int]]] = {split: [] for split in SPLITS}
+        self._blocks: dict[str, list[dict[str, np.ndarray]]] = {split: [] for split in SPLITS}
         self._tokens = dict.fromkeys(SPLITS, 0)
         self._shards: dict[str, list[str]] = {split: [] for split in SPLITS}
         self._sha256: dict[str, str] = {}
@@ -92,30 +94,31 @@ class Writer:
         """Append a pair to a split; `component` is the index of the mixture's part it belongs to."""
         self._open[split].append((chosen, rejected, component))
         self._tokens[split] += len(chosen.ids) + len(rejected.ids)
+        # An array of its own for each side would take several times the space of its tokens.
+        if len(self._open[split]) >= _BLOCK_PAIRS:
+            self._close_block(split)
         if self._tokens[split] >= self._limit:
             self._flush(split)
 
     def finish(self, report: Mapping[str, Any]) -> Manifest:
         """Write what is left, then the manifest."""
         for split in SPLITS:
-            if self._open[split]:
+            if self._tokens[split]:
                 self._flush(split)
         shards = {split: tuple(names) for split, names in self._shards.items()}
         manifest = Manifest(self._digest, shards, dict(self._sha256), dict(report))
         storage.write_json(storage.join(self._folder, MANIFEST), manifest.to_json())
         return manifest
 
+    def _close_block(self, split: str) -> None:
+        if self._open[split]:
+            self._blocks[split].append(_arrays(self._open[split]))
+            self._open[split] = []
+
     def _flush(self, split: str) -> None:
-        stored = [tokenized(index, *sides) for index, (*sides, _) in enumerate(self._open[split])]
-        columns = [(pair.chosen_ids, pair.chosen_mask, pair.rejected_ids, pair.rejected_mask) for pair in stored]
-        arrays = {
-            "ids": np.concatenate([part for chosen, _, rejected, _ in columns for part in (chosen, rejected)]),
-            "mask": np.concatenate([part for _, chosen, _, rejected in columns for part in (chosen, rejected)]),
-            "lengths": np.array([(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in stored], np.int32),
-            "shared": np.array([pair.shared for pair in stored], np.int32),
-            "targets": np.array([pair.targets for pair in stored], np.int32),
-            "component": np.array([component for *_, component in self._open[split]], np.int32),
-        }
+        self._close_block(split)
+        blocks, self._blocks[split] = self._blocks[split], []
+        arrays = {column: np.concatenate([block[column] for block in blocks]) for column in blocks[0]}
         name = f"{split}-{len(self._shards[split]):05d}.safetensors"
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / name
@@ -123,8 +126,21 @@ class Writer:
             self._sha256[name] = _sha256(path)
             storage.upload(path, storage.join(self._folder, name))
         self._shards[split].append(name)
-        self._open[split] = []
         self._tokens[split] = 0
+
+
+def _arrays(pairs: Sequence[tuple[chat.Tokens, chat.Tokens, int]]) -> dict[str, np.ndarray]:
+    """The columns of a shard."""
+    stored = [tokenized(index, *sides) for index, (*sides, _) in enumerate(pairs)]
+    columns = [(pair.chosen_ids, pair.chosen_mask, pair.rejected_ids, pair.rejected_mask) for pair in stored]
+    return {
+        "ids": np.concatenate([part for chosen, _, rejected, _ in columns for part in (chosen, rejected)]),
+        "mask": np.concatenate([part for _, chosen, _, rejected in columns for part in (chosen, rejected)]),
+        "lengths": np.array([(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in stored], np.int32),
+        "shared": np.array([pair.shared for pair in stored], np.int32),
+        "targets": np.array([pair.targets for pair in stored], np.int32),
+        "component": np.array([component for *_, component in pairs], np.int32),
+    }
 
 
 class Split:
