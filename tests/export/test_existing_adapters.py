@@ -141,7 +141,7 @@ def test_the_first_step_is_that_of_the_two_adapters(runs: dict[str, Run], name: 
         "dpo_margin_ref": (reference[:, 0] - reference[:, 1]).mean(),
         "dpo_chosen_reward": rewards[:, 0].mean(),
         "dpo_rejected_reward": rewards[:, 1].mean(),
-        "logps_chosen": policy[:, 0].mean(),
+        "logps/chosen": policy[:, 0].mean(),
     }
     found = {quantity: run.first[quantity] for quantity in expected}
     assert found == pytest.approx(expected, rel=1e-5, abs=1e-4)
