@@ -100,14 +100,19 @@ def plan(config: TrainerConfig) -> Plan:
     return Plan(tuple(parts), config.train_seq_len, splits.PromptSplit(config.validation_split_fraction))
 
 
-def build(plan: Plan, cache_path: str) -> prepared.Manifest:
+def build(plan: Plan, cache_path: str, *, shard_tokens: int = prepared.SHARD_TOKENS) -> prepared.Manifest:
     """Read, check, tokenise and write every pair.
+
+    Args:
+        plan: What to prepare.
+        cache_path: URL of the cache.
+        shard_tokens: About how many tokens are held in memory.
 
     Raises:
         InvalidRow: rows that are no pairs; the message counts them and names the first.
         PairTooLong: pairs longer than `train_seq_len` under `slice_strategy: raise`.
     """
-    builder = _Builder(plan, prepared.Writer(cache_path, plan.digest))
+    builder = _Builder(plan, prepared.Writer(cache_path, plan.digest, shard_tokens=shard_tokens))
     # Training rows first: a held-out prompt must not be among them, whichever file it comes from.
     for split in prepared.SPLITS:
         for part in plan.parts:
