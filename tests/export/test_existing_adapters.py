@@ -59,8 +59,8 @@ class Run:
 
     @property
     def advice(self) -> dict[str, str]:
-        found: dict[str, str] = json.loads((self.folder / "advice.json").read_text())
-        return found
+        report = json.loads((self.folder / "prepare.json").read_text())
+        return {item["code"]: item["message"] for item in report["advice"]}
 
 
 def base_model() -> torch.nn.Module:
@@ -104,12 +104,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
         }
         (run.folder / "config.yaml").write_text(json.dumps(config))
         found[name] = run
-    words = [str(run.folder / "config.yaml") for run in found.values()]
-    subprocess.run(
-        [str(TRAINER), str(ROOT / "tests" / "export" / "start_side.py"), *words],
-        check=True,
-        env={"JAX_PLATFORMS": "cpu", "LORADPO_PROGRESS_PORT": "0", "PATH": os.environ["PATH"]},
-    )
+        for phase in ("prepare", "train"):
+            words = ["-m", "lora_dpo_trainer", "--config_path", str(run.folder / "config.yaml"), "--phase", phase]
+            environment = {
+                "JAX_PLATFORMS": "cpu",
+                "LORADPO_PROGRESS_PORT": "0",
+                "LORADPO_TERMINATION_LOG": str(run.folder / f"{phase}.json"),
+                "PATH": os.environ["PATH"],
+            }
+            subprocess.run([str(TRAINER), *words], check=True, env=environment)
     return found
 
 
