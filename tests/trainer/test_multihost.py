@@ -7,9 +7,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from lora_dpo_api import yaml12
+from lora_dpo_api.protocol import TerminationReport
 
 STEPS = 40
 SLICES = HOSTS_PER_SLICE = 2
@@ -185,3 +188,24 @@ def test_all_hosts_end_with_the_same_bytes_and_one_of_them_writes(site: Site, fo
     untouched = Place(site.folder / "prepared").files()
     assert [place.files() for place in four_hosts[1:]] == [untouched] * (HOSTS - 1)
     assert "adapter/adapter_model.safetensors" in four_hosts[0].files()
+
+
+@pytest.mark.slow
+def test_a_sigterm_to_one_host_ends_all_of_them_at_one_step_with_the_state_saved(site: Site) -> None:
+    place = site.place("preempted")
+    processes = site.gang(place)
+    history = place.output / "metrics.jsonl"
+    while not (history.exists() and history.stat().st_size):
+        assert all(process.poll() is None for process in processes), logs(place)
+        time.sleep(0.01)
+    processes[2].send_signal(signal.SIGTERM)
+    assert codes(processes) == [42] * HOSTS, logs(place)
+    reports = [
+        TerminationReport.model_validate_json((place.folder / f"termination-{number}").read_text())
+        for number in range(HOSTS)
+    ]
+    (message,) = {report.message for report in reports}
+    stopped = re.fullmatch(rf"Stopped after step (\d+) of {STEPS}; the state is saved\.", message)
+    assert stopped, message
+    assert 1 <= int(stopped[1]) < STEPS
+    assert (place.output / "logs" / "attempt-0.log").exists()
