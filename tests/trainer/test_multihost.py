@@ -43,6 +43,9 @@ class Place:
     def losses(self) -> list[float]:
         return [line["dpo_loss"] for line in self.history() if "dpo_loss" in line]
 
+    def adapter_bytes(self) -> bytes:
+        return (self.output / "adapter" / "adapter_model.safetensors").read_bytes()
+
     def adapter(self) -> dict[str, np.ndarray]:
         return load_file(self.output / "adapter" / "adapter_model.safetensors")
 
@@ -191,14 +194,17 @@ def test_all_hosts_end_with_the_same_bytes_and_one_of_them_writes(site: Site, fo
 
 
 @pytest.mark.slow
-def test_a_sigterm_to_one_host_ends_all_of_them_at_one_step_with_the_state_saved(site: Site) -> None:
+@pytest.mark.parametrize("host", [2])
+def test_a_sigterm_to_one_host_ends_all_at_one_step_and_the_run_goes_on_to_the_same_bytes(
+    site: Site, four_hosts: list[Place], host: int
+) -> None:
     place = site.place("preempted")
     processes = site.gang(place)
     history = place.output / "metrics.jsonl"
     while not (history.exists() and history.stat().st_size):
         assert all(process.poll() is None for process in processes), logs(place)
         time.sleep(0.01)
-    processes[2].send_signal(signal.SIGTERM)
+    processes[host].send_signal(signal.SIGTERM)
     assert codes(processes) == [42] * HOSTS, logs(place)
     reports = [
         TerminationReport.model_validate_json((place.folder / f"termination-{number}").read_text())
@@ -209,3 +215,8 @@ def test_a_sigterm_to_one_host_ends_all_of_them_at_one_step_with_the_state_saved
     assert stopped, message
     assert 1 <= int(stopped[1]) < STEPS
     assert (place.output / "logs" / "attempt-0.log").exists()
+
+    assert codes(site.gang(place)) == [0] * HOSTS, logs(place)
+    assert f"Going on from step {stopped[1]}" in logs(place)[0]
+    assert digests(logs(place)) == digests(logs(*four_hosts))
+    assert place.adapter_bytes() == four_hosts[0].adapter_bytes()
