@@ -13,6 +13,7 @@ from lora_dpo_api.protocol import Artifact, Environment, ExitCode, Phase, Termin
 from lora_dpo_trainer import (
     adapter_files,
     checkpoint,
+    compile_cache,
     distributed,
     engine,
     errors,
@@ -78,7 +79,7 @@ def _run(config: TrainerConfig, placement: distributed.Placement, notice: preemp
     server = progress.serve(shown) if leads else None
     for advice in existing.advice:
         shown.advise(advice)
-    _use_compile_cache(config)
+    compiled = compile_cache.use(config.cache_path, writer=leads)
 
     shown.enter(TrainerState.LOADING)
     pairs = prepared.load(config.cache_path, owner.data)
@@ -120,6 +121,8 @@ def _run(config: TrainerConfig, placement: distributed.Placement, notice: preemp
         digest = adapter_files.write(machine, state.adapter, folder, steps=owner.total_steps, metrics=last)
         probe.write(config.output.path, dataclasses.replace(found, adapter_digest=digest))
     shown.enter(TrainerState.FINISHED)
+    if compiled is not None:
+        compiled.close()
     report = _report(shown, folder, leads=leads)
     if server is not None:
         server.close()
@@ -151,16 +154,6 @@ def _owner(existing: existing_adapters.Settled) -> identity.RunIdentity:
     if difference is not None:
         raise errors.OutputOccupied(f"{config.output.path} was prepared with another configuration: {difference}.")
     return owner
-
-
-def _use_compile_cache(config: TrainerConfig) -> None:
-    """Keep compiled programs where that is a folder of this machine; XLA's cache writes no object stores reliably."""
-    if storage.is_local(config.cache_path):
-        folder = storage.local_path(storage.join(config.cache_path, "compile"))
-        folder.mkdir(parents=True, exist_ok=True)
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        # The small programs too: a restarted attempt then compiles nothing.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _report(shown: progress.Progress, folder: str, *, leads: bool) -> TerminationReport:
