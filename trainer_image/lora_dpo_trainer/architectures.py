@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from haliax import Axis
-from haliax.nn.scan import ScanCheckpointPolicy
 from levanter.layers.normalization import LayerNormConfigBase, RmsNormConfig
 from levanter.layers.rotary import RotaryEmbeddingsConfig
 from levanter.models.gemma import Gemma2Config, GemmaNormConfig
@@ -19,6 +18,7 @@ from levanter.models.llama import LlamaConfig
 from levanter.models.olmo import Olmo2Config
 from levanter.utils.activation import ActivationFunctionEnum
 
+from lora_dpo_trainer import remat
 from lora_dpo_trainer.attention import PairAttentionConfig
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -62,12 +62,13 @@ class Olmo2(Olmo2Config):  # type: ignore[misc]
         return self.attention
 
 
-def levanter_config(hf: Any, *, remat: bool) -> Llama | Gemma | Olmo2:
+def levanter_config(hf: Any) -> Llama | Gemma | Olmo2:
     """Levanter's configuration of a model.
 
     Args:
         hf: Its configuration as `transformers` reads it; `supported.check` has passed.
-        remat: Recompute each layer's activations in the backward pass.
+
+    Its layers keep everything for the backward pass, until `remat.apply` decides otherwise.
     """
     values: dict[str, Any] = {
         "max_seq_len": hf.max_position_embeddings,
@@ -78,7 +79,7 @@ def levanter_config(hf: Any, *, remat: bool) -> Llama | Gemma | Olmo2:
         "num_kv_heads": hf.num_key_value_heads,
         "layer_norm_epsilon": hf.rms_norm_eps,
         "tie_word_embeddings": hf.tie_word_embeddings,
-        "gradient_checkpointing": ScanCheckpointPolicy._mk(remat),
+        "gradient_checkpointing": remat.Remat.NONE.policy,
     }
     norm: LayerNormConfigBase = RmsNormConfig(use_weight=True, use_bias=False, eps=hf.rms_norm_eps)
     match hf.model_type:

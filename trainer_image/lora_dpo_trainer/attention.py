@@ -23,6 +23,7 @@ from levanter.layers.rotary import DefaultRotaryEmbeddingsConfig, RotaryEmbeddin
 from levanter.models.olmo import Olmo2Attention
 
 from lora_dpo_trainer import linears
+from lora_dpo_trainer.splash import Splash
 
 _FAR = -1e9
 _EVERYTHING = 1 << 30
@@ -48,18 +49,21 @@ class PairMask(eqx.Module):
     Attributes:
         sides: int32 {row, side, place} each, positions of a side's tokens; see `batch.PackedBatch`.
         cells: int32 {row, position, occurrence}, where in the sides a position occurs.
+        splash: The TPU's kernel; None computes with plain products.
     """
 
     # Named, because Haliax's scan over layers would take bare arrays apart.
     sides: tuple[NamedArray, ...]
     cells: NamedArray
+    splash: Splash | None = eqx.field(static=True, default=None)
 
     @classmethod
-    def make(cls, sides: Sequence[jax.Array], cells: jax.Array) -> PairMask:
+    def make(cls, sides: Sequence[jax.Array], cells: jax.Array, splash: Splash | None = None) -> PairMask:
         """From the arrays of a `PackedBatch`."""
         return cls(
             tuple(hax.named(side, ("row", "side", "place")) for side in sides),
             hax.named(cells, ("row", "position", "occurrence")),
+            splash,
         )
 
 
@@ -100,7 +104,8 @@ class PairAttention(Attention):  # type: ignore[misc]
         config = self.config
         scale = config.scaling_factor or 1 / math.sqrt(q.axis_size("head_size"))
         window = config.sliding_window if self.window is None else self.window.array
-        out = attend(q * scale, k, v, mask, window=window, soft_cap=config.logits_soft_cap)
+        given = {"window": window, "windows": config.windows, "soft_cap": config.logits_soft_cap}
+        out = attend(q * scale, k, v, mask, **given)
         out = out.flatten_axes(("kv_head", "q_heads_per_group"), "heads").astype(x.dtype)
         return self.o_proj(out, key=key_o)
 
@@ -112,6 +117,7 @@ def attend(
     mask: PairMask,
     *,
     window: int | jax.Array | None = None,
+    windows: tuple[int | None, ...] = (),
     soft_cap: float | None = None,
 ) -> NamedArray:
     """Softmax attention of packed pairs.
@@ -122,6 +128,7 @@ def attend(
         v: {row, position, kv_head, head_size}.
         mask: Where the sides are.
         window: Sliding window, in position ids.
+        windows: What `window` may be, where it is an array.
         soft_cap: Scores are bent below this bound by tanh.
 
     Returns:
@@ -129,18 +136,33 @@ def attend(
     """
     axes = tuple(q.resolve_axis(name) for name in ("row", "position", "kv_head", "q_heads_per_group", "head_size"))
     order = ("row", "position", "kv_head", "head_size")
-    sides, cells = [side.array for side in mask.sides], mask.cells.array
+    given = tuple(x.array for x in (q.rearrange(axes), k.rearrange(order), v.rearrange(order)))
+    sides, cells = tuple(side.array for side in mask.sides), mask.cells.array
+    if mask.splash is None:
+        plain = functools.partial(_causal, soft_cap=soft_cap)
+        return hax.named(_by_sides(plain, window, given, sides, cells), axes)
+    kernel = functools.partial(mask.splash.attend, windows=windows, soft_cap=soft_cap)
+    return hax.named(mask.splash.on_each_device(_by_sides, kernel, window, given, sides, cells), axes)
+
+
+def _by_sides(
+    inner: Callable[..., jax.Array],
+    window: int | jax.Array | None,
+    given: tuple[jax.Array, ...],
+    sides: tuple[jax.Array, ...],
+    cells: jax.Array,
+) -> jax.Array:
+    """Gather q, k and v from positions into sides, attend within each by `inner`, and put the results back."""
     sources = jnp.concatenate([side.reshape(side.shape[0], -1) for side in sides], axis=1)
-    given = (x.array for x in (q.rearrange(axes), k.rearrange(order), v.rearrange(order)))
     in_cells = [_into_cells(x, sources, cells) for x in given]
     results, start = [], 0
     for rows, count, length in (side.shape for side in sides):
         part = slice(start, start + count * length)
         qs, ks, vs = (x[:, part].reshape(rows, count, length, *x.shape[2:]) for x in in_cells)
-        out = _causal(qs, ks, vs, window, soft_cap)
+        out = inner(qs, ks, vs, window)
         results.append(out.reshape(rows, count * length, *out.shape[3:]))
         start = part.stop
-    return hax.named(_from_cells(jnp.concatenate(results, axis=1), sources, cells), axes)
+    return _from_cells(jnp.concatenate(results, axis=1), sources, cells)
 
 
 def _causal(

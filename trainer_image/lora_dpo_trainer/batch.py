@@ -9,8 +9,9 @@ computes exactly what it would alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from lora_dpo_trainer import packing
@@ -94,6 +95,33 @@ def build(pairs: Sequence[TokenizedPair], shape: BatchShape, reference: np.ndarr
             filled[spot.group] = slots.stop
     parts, cells = _cells(sides, shape)
     return PackedBatch(tokens, positions, parts, cells, source, target, answer, key, key >= 0, cached)
+
+
+def describe(shape: BatchShape, place: jax.sharding.Sharding, *, reference: bool = True) -> PackedBatch:
+    """A batch that is not there, as `jax.ShapeDtypeStruct`, to compile programs for it.
+
+    Args:
+        shape: The array sizes.
+        place: Of every array.
+        reference: Whether the reference's log-probabilities come with it.
+    """
+
+    def array(*sizes: int, dtype: type[np.generic] = np.int32) -> Any:
+        return jax.ShapeDtypeStruct((shape.groups, *sizes), dtype, sharding=place)
+
+    tokens, slots, pairs = shape.row_length, shape.slots, shape.pairs
+    return PackedBatch(
+        array(tokens),
+        array(tokens),
+        tuple(array(*size) for size in shape.sides),
+        array(tokens, 2),
+        array(slots),
+        array(slots),
+        array(slots),
+        array(pairs),
+        array(pairs, dtype=np.bool_),
+        array(pairs, 2, dtype=np.float32) if reference else None,
+    )
 
 
 def _cells(sides: Sequence[Sequence[np.ndarray]], shape: BatchShape) -> tuple[tuple[np.ndarray, ...], np.ndarray]:

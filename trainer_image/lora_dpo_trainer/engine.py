@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -15,6 +16,7 @@ from lora_dpo_api.config_file import TrainerConfig
 from lora_dpo_trainer import (
     batch,
     errors,
+    fit,
     flops,
     identity,
     lora,
@@ -27,8 +29,10 @@ from lora_dpo_trainer import (
     peft_io,
     prepared,
     reference,
+    remat,
     scoring,
     sources,
+    splash,
     step,
 )
 from lora_dpo_trainer.objective import Objective
@@ -39,7 +43,7 @@ type ReferenceLogprobs = Mapping[str, np.ndarray]
 """Split name → float32 [pairs, 2], by key; empty where the steps compute them."""
 
 GROUP_TOKENS = 16_384
-"""A microbatch holds at most about so many tokens a device."""
+"""Where a device's memory is not known, a microbatch holds at most about so many tokens on it."""
 
 _log = logging.getLogger(__name__)
 
@@ -258,13 +262,15 @@ def build(config: TrainerConfig, pairs: prepared.Prepared, owner: identity.RunId
     """
     devices = mesh.make()
     keys = mixture.keys_of_epoch(pairs.train.component, tuple(config.data.components), config.data.train_weights)
-    plan = _plan(config, pairs.train.pair_lengths(keys), owner.total_steps, mesh.data_shards(devices))
+    lengths = pairs.train.pair_lengths(keys)
     dtype = jnp.dtype(jnp.float32) if _wants_float32(config) else model.default_dtype()
-    base = model.load_base(config.initialize_from_hf, config.revision, devices, dtype)
+    layout = _layout(config, lengths, owner.total_steps, devices, dtype)
+    plan = _plan(config, lengths, owner.total_steps, mesh.data_shards(devices), layout.microbatches)
+    base = model.load_base(config.initialize_from_hf, config.revision, devices, dtype, split=layout.split)
+    base = dataclasses.replace(base, module=remat.apply(base.module, layout.keep))
     adapted = lora.resolve(base.linears, config.lora)
     goal = Objective(config.loss.type, config.beta, config.loss.label_smoothing, config.loss.sft_weight)
     updates = optimizer.Optimizer(config.optimizer, owner.total_steps)
-    microbatches = plan.groups // mesh.data_shards(devices)
     return Engine(
         config,
         owner.run_id,
@@ -277,32 +283,60 @@ def build(config: TrainerConfig, pairs: prepared.Prepared, owner: identity.RunId
         flops.Work.of(base.linears, adapted),
         updates,
         str(dtype),
-        step.make_train_step(base, adapted, goal, updates, microbatches=microbatches),
+        step.make_train_step(base, adapted, goal, updates, microbatches=layout.microbatches),
         step.make_eval_step(base, adapted, goal),
         step.make_logprob_step(base, adapted),
     )
 
 
-def _plan(config: TrainerConfig, lengths: packing.PairLengths, total_steps: int, shards: int) -> packing.BatchPlan:
-    pairs = config.trainer.train_batch_size
+def _layout(
+    config: TrainerConfig, lengths: packing.PairLengths, total_steps: int, devices: Mesh, dtype: jnp.dtype
+) -> fit.Layout:
+    """How a step is computed; on devices of unknown memory everything is kept, in microbatches of bounded length."""
+    shards, pairs = mesh.data_shards(devices), config.trainer.train_batch_size
     if pairs % shards:
         raise errors.ConfigError(
             f"trainer.train_batch_size {pairs} cannot be split evenly over {shards} devices.",
             hint=f"Set it to a multiple of {shards}.",
         )
-    tokens_per_shard = float(lengths.encoded.mean()) * pairs / shards
-    wanted = int(tokens_per_shard // GROUP_TOKENS) + 1
-    microbatches = next(n for n in range(wanted, pairs // shards + 1) if (pairs // shards) % n == 0) if (
-        wanted <= pairs // shards
-    ) else pairs // shards  # fmt: skip
+    numbers = [n for n in range(1, pairs // shards + 1) if (pairs // shards) % n == 0]
+    room = fit.usable_bytes(devices.devices.flat[0].device_kind)
+    if room is None:
+        wanted = int(float(lengths.encoded.mean()) * pairs / shards // GROUP_TOKENS) + 1
+        return fit.Layout(next((n for n in numbers if n >= wanted), numbers[-1]), remat.Remat.NONE, split=False)
+
+    @functools.cache
+    def shape(microbatches: int) -> packing.BatchShape:
+        return _plan(config, lengths, total_steps, shards, microbatches).shapes[-1]
+
+    described = model.describe(model.read_config(config.initialize_from_hf, config.revision), "", devices)
+    size = model.size_of(described, lora.resolve(described.linears, config.lora), dtype.itemsize)
+    layout = fit.choose(size, shape, numbers, shards, room)
+    _log.info(
+        "Layout: %d microbatches, keeping %s, base %s; about %.1f of %.1f GiB on each of %d devices",
+        layout.microbatches,
+        layout.keep,
+        "split" if layout.split else "whole",
+        layout.bytes / fit.GIB,
+        room / fit.GIB,
+        shards,
+    )
+    if not layout.fits:
+        _log.warning("The train step may not fit: take a larger slice, a smaller lora.r, or shorter pairs.")
+    return layout
+
+
+def _plan(
+    config: TrainerConfig, lengths: packing.PairLengths, total_steps: int, shards: int, microbatches: int
+) -> packing.BatchPlan:
     return packing.BatchPlan.make(
         lengths,
-        pairs,
+        config.trainer.train_batch_size,
         total_steps=total_steps,
         seed=config.trainer.seed,
         shuffle=config.data.shuffle,
         groups=shards * microbatches,
-        row_multiple=128 if jax.default_backend() == "tpu" else packing.ROW_MULTIPLE,
+        row_multiple=splash.LANES if jax.default_backend() == "tpu" else packing.ROW_MULTIPLE,
     )
 
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from haliax import Axis, NamedArray
 
 from lora_dpo_api.config_file import AInit, LoraConfig
-from lora_dpo_trainer import errors, linears, low_rank
+from lora_dpo_trainer import errors, frozen, linears, low_rank
 from lora_dpo_trainer.linears import HEAD, LinearSpec
 
 RANK = "lora_rank"
@@ -219,7 +219,7 @@ class LoraLinear(eqx.Module):
             inner = hax.where(keep, x / (1 - self.dropout), 0).astype(x.dtype)
         scale = self.scale if self.scales is None else self.scales.array.astype(x.dtype)
         out = self.wrapped(x)
-        return out + self._low_rank(inner, scale).rearrange(out.axes)
+        return frozen.output_of(self.wrapped, out + self._low_rank(inner, scale).rearrange(out.axes))
 
     def _low_rank(self, x: NamedArray, scale: float | jax.Array) -> NamedArray:
         In, Out = (axes if isinstance(axes, tuple) else (axes,) for axes in (self.wrapped.In, self.wrapped.Out))

@@ -10,6 +10,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from lora_dpo_trainer import remat
+
 
 def low_rank(x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     """`(x A^T) B^T`.
@@ -31,7 +33,7 @@ def _product(x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _forward(x: jax.Array, a: jax.Array, b: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    narrow = jnp.einsum("ni,ri->nr", x, a)
+    narrow = remat.named(jnp.einsum("ni,ri->nr", x, a), remat.LOW_RANK)
     return jnp.einsum("nr,or->no", narrow, b), (x, narrow, a, b)
 
 

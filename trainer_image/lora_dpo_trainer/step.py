@@ -6,6 +6,7 @@ argument of every program, so that no program holds a copy of it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lora_dpo_trainer import logprobs, lora, model, objective
+from lora_dpo_trainer import frozen, logprobs, lora, model, objective
 from lora_dpo_trainer.attention import PairMask
 from lora_dpo_trainer.batch import PackedBatch
 from lora_dpo_trainer.lora import Adapter, LoraPlan
@@ -46,6 +47,14 @@ type Between = Callable[[Any], None]
 """Called between two microbatches with the sums so far, which it may wait for. May raise: the state is still whole."""
 
 
+type Sums = tuple[Adapter, Metrics]
+"""Gradients and `objective.METRICS`, added up over microbatches."""
+
+
+def _go_on(_: Any) -> None:
+    """Stop nowhere."""
+
+
 class TrainStep(Protocol):
     """One step.
 
@@ -65,6 +74,84 @@ type LogprobStep = Callable[[Adapter | None, PackedBatch], jax.Array]
 """`logps = logprob_step(adapter, batch)`: float32 [groups, pairs, 2]; without adapter, those of the base."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """A jitted function and the base's arrays, its first argument.
+
+    Attributes:
+        jitted: By `jax.jit`.
+        arrays: The frozen base; described but not there where a program is only compiled.
+    """
+
+    jitted: Any
+    arrays: Any
+
+    def __call__(self, *given: Any) -> Any:
+        """Run it."""
+        return self.jitted(self.arrays, *given)
+
+    def trace(self, *given: Any) -> Any:
+        """JAX's trace of it, from which it is lowered and compiled without being run."""
+        return self.jitted.trace(self.arrays, *given)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WholeStep:
+    """A `TrainStep` of one program.
+
+    Attributes:
+        program: Takes state and batch.
+    """
+
+    program: Program
+    microbatches = 1
+
+    def __call__(self, state: TrainState, batch: PackedBatch, _: Between = _go_on, /) -> tuple[TrainState, Metrics]:
+        """Do the step."""
+        result: tuple[TrainState, Metrics] = self.program(state, batch)
+        return result
+
+    def trace(self, state: TrainState, batch: PackedBatch) -> Any:
+        """JAX's trace of the program that computes gradients, run once for each microbatch."""
+        return self.program.trace(state, batch)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StepInParts:
+    """A `TrainStep` of one program for each microbatch, so that a step of many seconds can be abandoned between two.
+
+    Attributes:
+        microbatches: Their number.
+        add: Adds a microbatch's gradients and metrics to the sums so far, which are donated.
+        update: The state after the step, from the whole sums.
+    """
+
+    microbatches: int
+    add: Program
+    update: Any
+
+    def __call__(
+        self, state: TrainState, batch: PackedBatch, between: Between = _go_on, /
+    ) -> tuple[TrainState, Metrics]:
+        """Do the step."""
+        sums, margins = _start(state.adapter), []
+        for index in range(self.microbatches):
+            if index:
+                between(sums)
+            sums, of_part = self.add(sums, state, batch, np.int32(index))
+            margins.append(of_part)
+        result: tuple[TrainState, Metrics] = self.update(state, *sums, jnp.stack(margins))
+        return result
+
+    def trace(self, state: TrainState, batch: PackedBatch) -> Any:
+        """JAX's trace of the program that computes gradients, run once for each microbatch."""
+        # Sums lie where the adapter lies.
+        grads = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.adapter)
+        scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=state.step.sharding)
+        sums = grads, dict.fromkeys(objective.METRICS, scalar)
+        return self.add.trace(sums, state, batch, jax.ShapeDtypeStruct((), jnp.int32))
+
+
 def init_state(adapter: Adapter, optimizer: Optimizer, seed: int) -> TrainState:
     """The state before the first step."""
     return TrainState(adapter, optimizer.init(adapter), jnp.zeros((), jnp.int32), jax.random.key(seed))
@@ -72,8 +159,8 @@ def init_state(adapter: Adapter, optimizer: Optimizer, seed: int) -> TrainState:
 
 def make_train_step(
     base: BaseModel, plan: LoraPlan, goal: Objective, optimizer: Optimizer, *, microbatches: int = 1
-) -> TrainStep:
-    """Build the train step; one compiled program for each `BatchShape`.
+) -> WholeStep | StepInParts:
+    """Build the train step; its programs are compiled once for each `BatchShape`.
 
     Args:
         base: The frozen base.
@@ -86,7 +173,7 @@ def make_train_step(
     The reference log-probabilities come from the batch; when `batch.reference` is None, an adapter-less forward of
     the same program computes them.
     """
-    arrays, static = eqx.partition(base.module, eqx.is_array)
+    arrays, static = eqx.partition(base.module, model.is_array)
 
     def part_loss(
         adapter: Adapter, module: Any, part: PackedBatch, totals: objective.Totals, key: jax.Array
@@ -111,38 +198,22 @@ def make_train_step(
         grads, (metrics, margins) = slope(state.adapter, eqx.combine(arrays, static), batch, _totals(batch), key)
         return update(state, grads, metrics, margins)
 
-    def add(arrays: Any, sums: Any, state: TrainState, batch: PackedBatch, index: jax.Array) -> tuple[Any, jax.Array]:
+    def add(arrays: Any, sums: Sums, state: TrainState, batch: PackedBatch, index: jax.Array) -> tuple[Sums, jax.Array]:
         part = jax.tree.map(lambda x: _split(x, microbatches)[index], batch)
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), index)
         grads, (metrics, margins) = slope(state.adapter, eqx.combine(arrays, static), part, _totals(batch), key)
         return jax.tree.map(jnp.add, sums, (grads, metrics)), margins
 
-    def nothing(adapter: Adapter) -> tuple[Any, Metrics]:
-        return jax.tree.map(jnp.zeros_like, adapter), dict.fromkeys(objective.METRICS, jnp.zeros(()))
-
-    whole_step = jax.jit(whole, donate_argnums=(1,))
-    start, more, finish = jax.jit(nothing), jax.jit(add, donate_argnums=(1,)), jax.jit(update, donate_argnums=(0,))
-
-    def one(state: TrainState, batch: PackedBatch, _: Between = _go_on, /) -> tuple[TrainState, Metrics]:
-        result: tuple[TrainState, Metrics] = whole_step(arrays, state, batch)
-        return result
-
-    def several(state: TrainState, batch: PackedBatch, between: Between = _go_on, /) -> tuple[TrainState, Metrics]:
-        sums, margins = start(state.adapter), []
-        for index in range(microbatches):
-            if index:
-                between(sums)
-            sums, of_part = more(arrays, sums, state, batch, np.int32(index))
-            margins.append(of_part)
-        result: tuple[TrainState, Metrics] = finish(state, *sums, jnp.stack(margins))
-        return result
-
-    return one if microbatches == 1 else several
+    if microbatches == 1:
+        return WholeStep(Program(jax.jit(whole, donate_argnums=(1,)), arrays))
+    return StepInParts(
+        microbatches, Program(jax.jit(add, donate_argnums=(1,)), arrays), jax.jit(update, donate_argnums=(0,))
+    )
 
 
-def make_eval_step(base: BaseModel, plan: LoraPlan, goal: Objective) -> EvalStep:
-    """Build the evaluation of a batch: sums, so that uneven batches add up exactly."""
-    arrays, static = eqx.partition(base.module, eqx.is_array)
+def make_eval_step(base: BaseModel, plan: LoraPlan, goal: Objective) -> Program:
+    """Build the evaluation of a batch (an `EvalStep`): sums, so that uneven batches add up exactly."""
+    arrays, static = eqx.partition(base.module, model.is_array)
 
     def run(arrays: Any, adapter: Adapter, batch: PackedBatch) -> Metrics:
         module = eqx.combine(arrays, static)
@@ -152,19 +223,17 @@ def make_eval_step(base: BaseModel, plan: LoraPlan, goal: Objective) -> EvalStep
         _, metrics = _objective(goal, batch, policy, reference, totals)
         return {name: value * totals.pairs for name, value in metrics.items()} | {"pairs": totals.pairs}
 
-    program = jax.jit(run)
-    return lambda adapter, batch: program(arrays, adapter, batch)
+    return Program(jax.jit(run), arrays)
 
 
-def make_logprob_step(base: BaseModel, plan: LoraPlan | None = None) -> LogprobStep:
-    """Build the forward that only returns log-probabilities: for the reference and for probe rows."""
-    arrays, static = eqx.partition(base.module, eqx.is_array)
+def make_logprob_step(base: BaseModel, plan: LoraPlan | None = None) -> Program:
+    """Build the forward that only returns log-probabilities (a `LogprobStep`): for the reference and for probe rows."""
+    arrays, static = eqx.partition(base.module, model.is_array)
 
     def run(arrays: Any, adapter: Adapter | None, batch: PackedBatch) -> jax.Array:
         return answer_logprobs(base, eqx.combine(arrays, static), batch, adapter, plan)
 
-    program = jax.jit(run)
-    return lambda adapter, batch: program(arrays, adapter, batch)
+    return Program(jax.jit(run), arrays)
 
 
 def answer_logprobs(
@@ -204,13 +273,15 @@ def slot_logprobs(
     Returns:
         float32 [groups, slots]; of no meaning in the padding.
     """
+    module = frozen.gather_ends(module, base.gathered)
     policy = module if adapter is None or plan is None else lora.attach(module, adapter, plan)
     trunk_key, head_key = (None, None)
     if key is not None and plan is not None and plan.dropout:
         trunk_key, head_key = jax.random.split(key)
     axes = tuple(map(hax.Axis, (model.Row, model.Pos), batch.tokens.shape))
     tokens, positions = hax.named(batch.tokens, axes), hax.named(batch.positions, axes)
-    hidden = model.hidden_states(policy, tokens, positions, PairMask.make(batch.sides, batch.cells), trunk_key)
+    mask = PairMask.make(batch.sides, batch.cells, base.splash)
+    hidden = model.hidden_states(policy, tokens, positions, mask, trunk_key)
     states = hidden.rearrange((*axes, base.embed)).array
     picked = jnp.take_along_axis(states, batch.slot_source[..., None], axis=1)
     low_rank, head_b = (None, None)
@@ -239,8 +310,11 @@ def _totals(batch: PackedBatch) -> objective.Totals:
     return objective.Totals(pairs, jnp.maximum(jnp.sum(answer_counts(batch)[..., 0]), 1.0))
 
 
-def _go_on(_: Any) -> None:
-    """Stop nowhere."""
+def _nothing(adapter: Adapter) -> Sums:
+    return jax.tree.map(jnp.zeros_like, adapter), dict.fromkeys(objective.METRICS, jnp.zeros(()))
+
+
+_start = jax.jit(_nothing)
 
 
 def _split(x: jax.Array, microbatches: int) -> jax.Array:
