@@ -1,5 +1,5 @@
 # Everything a newcomer types. `make demo` and `make test` install what they need by themselves.
-.PHONY: help setup demo test test-fast lint format parity bench-trainer lock clean
+.PHONY: help setup demo test test-fast lint format parity bench-trainer aot lock clean
 .DEFAULT_GOAL := help
 
 SHELL := /bin/bash
@@ -35,6 +35,9 @@ parity: setup ## CASE=FOLDER: compare a training run with one recorded with TRL
 bench-trainer: setup ## this trainer beside TRL and upstream Levanter, on this machine (up to 40 minutes)
 	@scripts/venv bench-trl requirements/bench-trl.txt
 	@$(BIN)/python -m benchmarks.trainer.bench $(BENCH_ARGS)
+
+aot: setup ## compile the train step for three TPU slices, beside upstream Levanter's (no TPU needed; up to 30 minutes)
+	@.venv/trainer/bin/python -m benchmarks.aot.report $(AOT_ARGS)
 
 lock: ## write requirements/*.txt anew
 	@scripts/lock
