@@ -34,10 +34,14 @@ COLLAPSED_REWARD = -1.0
 """With beta 0.1, answers that are e¹⁰ times less likely than under the reference."""
 BASIN_STEPS = range(2, 11)
 BASIN_WIDTH = 0.05
-"""Runs in the bad basin had 0.686 at step 2 and 0.661 at step 9; the same ones outside of it 0.335 and 0.27."""
+BASIN_SPREAD = 0.04
+"""Runs in the bad basin had 0.686 at step 2 and 0.661 at step 9; the same ones outside of it 0.335 and 0.27. Where
+losses are near ln 2, but differ by more than the spread, the policy moves, and only the batches disagree."""
 BASIN_GRADIENT = (1e-2, 1e3)
 BASIN_LEARNING = 2e-5
-"""Learning rates of those steps, summed: below it (in a long warm-up) no run leaves ln 2 so soon."""
+"""Learning rates of those steps, summed: below it no run leaves ln 2 so soon."""
+BASIN_WARMED_UP = 0.75
+"""Their mean over optimizer.learning_rate: below it the warm-up takes more than five steps."""
 
 
 def check_first_loss(config: TrainerConfig, loss: float, compute_dtype: str) -> None:
@@ -72,6 +76,7 @@ class Window:
         held_out: Whether there are validation pairs.
         chance: Loss of a policy that equals its reference; None where the thresholds, which are the sigmoid loss's,
             do not apply.
+        peak_learning_rate: What the warm-up rises to; 0 where there is none.
         steps: The last `WINDOW_STEPS` completed steps and their values under the guide's names.
         evaluations: Losses of the validation pairs so far.
     """
@@ -79,6 +84,7 @@ class Window:
     total_steps: int
     held_out: bool = False
     chance: float | None = LN2
+    peak_learning_rate: float = 0.0
     steps: tuple[tuple[int, Mapping[str, float]], ...] = ()
     evaluations: tuple[float, ...] = ()
 
@@ -86,7 +92,7 @@ class Window:
     def of(config: TrainerConfig, total_steps: int, *, held_out: bool) -> Window:
         """The window of a run before its first step."""
         sigmoid = config.loss.type in (LossType.SIGMOID, LossType.SIGMOID_NORM, LossType.ROBUST)
-        return Window(total_steps, held_out, LN2 if sigmoid else None)
+        return Window(total_steps, held_out, LN2 if sigmoid else None, config.optimizer.learning_rate)
 
     def after(self, step: int, values: Mapping[str, float]) -> Window:
         """The window with one more step."""
@@ -118,9 +124,12 @@ def bad_basin(window: Window) -> str | None:
         return None
     count = len(BASIN_STEPS)
     losses, norms = window.last("dpo_loss", count), window.last("grad_norm", count)
-    stuck = all(abs(loss - window.chance) < BASIN_WIDTH for loss in losses)
+    near = all(abs(loss - window.chance) < BASIN_WIDTH for loss in losses)
+    stuck = near and max(losses) - min(losses) < BASIN_SPREAD
     normal = all(BASIN_GRADIENT[0] <= norm <= BASIN_GRADIENT[1] for norm in norms)
-    if not stuck or not normal or sum(window.last("learning_rate", count)) < BASIN_LEARNING:
+    learning = sum(window.last("learning_rate", count))
+    could_move = learning >= max(BASIN_LEARNING, BASIN_WARMED_UP * count * window.peak_learning_rate)
+    if not (stuck and normal and could_move):
         return None
     return (
         f"The loss is still {losses[-1]:.3f}, near ln 2, after {window.step} steps with a gradient norm of "
