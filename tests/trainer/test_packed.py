@@ -96,7 +96,7 @@ def test_nothing_is_compiled_once_every_shape_has_been(caplog: pytest.LogCapture
             caplog.clear()
             keys = order.keys_of_step(number)
             state, _ = train(state, batch.build([PAIRS[key] for key in keys], order.shape_of(keys)))
-            programs.append(any("Finished XLA compilation of jit(run)" in line for line in caplog.messages))
+            programs.append(any("Finished XLA compilation of jit(whole)" in line for line in caplog.messages))
     assert sum(programs) == len(order.shapes) == 2
     assert not any(programs[number] for number in range(steps) if _seen(order, number))
 
