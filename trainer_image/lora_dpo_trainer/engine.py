@@ -164,7 +164,7 @@ class Engine:
         return self._placed(rows, self.plan.shape_of(positions), sources.TRAIN)
 
     def start(
-        self, state: TrainState, placed: HostBatch, between: step.Between = lambda sums: None
+        self, state: TrainState, placed: HostBatch, between: step.Between = step.go_on
     ) -> tuple[TrainState, step.Metrics]:
         """Start one step; the given state is used up.
 

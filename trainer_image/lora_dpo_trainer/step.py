@@ -51,7 +51,7 @@ type Sums = tuple[Adapter, Metrics]
 """Gradients and `objective.METRICS`, added up over microbatches."""
 
 
-def _go_on(_: Any) -> None:
+def go_on(_: Any) -> None:
     """Stop nowhere."""
 
 
@@ -104,9 +104,8 @@ class WholeStep:
     """
 
     program: Program
-    microbatches = 1
 
-    def __call__(self, state: TrainState, batch: PackedBatch, _: Between = _go_on, /) -> tuple[TrainState, Metrics]:
+    def __call__(self, state: TrainState, batch: PackedBatch, _: Between = go_on, /) -> tuple[TrainState, Metrics]:
         """Do the step."""
         result: tuple[TrainState, Metrics] = self.program(state, batch)
         return result
@@ -131,7 +130,7 @@ class StepInParts:
     update: Any
 
     def __call__(
-        self, state: TrainState, batch: PackedBatch, between: Between = _go_on, /
+        self, state: TrainState, batch: PackedBatch, between: Between = go_on, /
     ) -> tuple[TrainState, Metrics]:
         """Do the step."""
         sums, margins = _start(state.adapter), []
@@ -145,10 +144,8 @@ class StepInParts:
 
     def trace(self, state: TrainState, batch: PackedBatch) -> Any:
         """JAX's trace of the program that computes gradients, run once for each microbatch."""
-        # Sums lie where the adapter lies.
-        grads = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.adapter)
         scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=state.step.sharding)
-        sums = grads, dict.fromkeys(objective.METRICS, scalar)
+        sums = state.adapter, dict.fromkeys(objective.METRICS, scalar)  # gradients are of the adapter's own shapes
         return self.add.trace(sums, state, batch, jax.ShapeDtypeStruct((), jnp.int32))
 
 
