@@ -26,13 +26,20 @@ class SettingsError(OperatorError):
 
 
 class NameTakenError(OperatorError):
-    """An object of the name that this job needs belongs to someone else."""
+    """An object of the name that this job needs belongs to someone else.
 
-    def __init__(self, kind: str, name: str, owner: str) -> None:
+    Attributes:
+        passing: to a deleted job of the same name, whose objects are on their way out.
+    """
+
+    def __init__(self, kind: str, name: str, owner: str, *, passing: bool = False) -> None:
         self.kind = kind
         self.name = name
+        self.passing = passing
         super().__init__(
-            f"{kind} {name} exists already and belongs to {owner}; delete it, or give this job another name"
+            f"{kind} {name} still belongs to an earlier {owner}, which was deleted; this job goes on once it is gone"
+            if passing
+            else f"{kind} {name} exists already and belongs to {owner}; delete it, or give this job another name"
         )
 
 

@@ -1,8 +1,9 @@
 """The only door to the API server.
 
 A thin layer over the official client: one method a verb, manifests in and out as dictionaries, every failure one of
-our errors. Server-side apply is used for what the operator owns alone (ConfigMap, status); JobSets and Jobs are
-created once and never applied again, since Kueue and the Job controller own parts of them.
+our errors. Server-side apply is used for the status, which the operator owns alone. Children are created once and
+never applied again: Kueue and the Job controller own parts of them, and an apply would take over an object of somebody
+else.
 """
 
 from __future__ import annotations
@@ -129,24 +130,16 @@ class Gateway:
         query = {"fieldManager": names.MANAGER, "dryRun": "All" if dry_run else ""}
         return await self._call("create", "POST", resource, path, body=manifest, query=query)
 
-    async def apply(self, resource: Resource, manifest: Manifest, *, subresource: str | None = None) -> Manifest:
-        """Server-side apply of what the operator owns; other managers' fields stay as they are.
+    async def apply_status(self, manifest: Manifest) -> Manifest:
+        """Write the status of a LoraDpoJob by server-side apply: the whole of it, in one call.
 
         Raises:
-            GatewayError: any failure. ConflictError: the object is another one of that name.
+            GatewayError: any failure. NotFoundError: the job is gone. ConflictError: it is another one of that name.
         """
         metadata = manifest["metadata"]
-        path = resource.path(metadata["namespace"], metadata["name"], subresource)
+        path = LORA_DPO_JOBS.path(metadata["namespace"], metadata["name"], "status")
         query = {"fieldManager": names.MANAGER, "force": "true"}
-        return await self._call("apply", "PATCH", resource, path, body=manifest, query=query, content=APPLY)
-
-    async def apply_status(self, manifest: Manifest) -> Manifest:
-        """Write the status of a LoraDpoJob: the whole of it, in one call.
-
-        Raises:
-            GatewayError: any failure. NotFoundError: the job is gone.
-        """
-        return await self.apply(LORA_DPO_JOBS, manifest, subresource="status")
+        return await self._call("apply", "PATCH", LORA_DPO_JOBS, path, body=manifest, query=query, content=APPLY)
 
     async def set_suspend(self, resource: Resource, namespace: str, name: str, suspend: bool) -> Manifest:
         """Suspend or resume a Job or JobSet, touching nothing else of it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
+from lora_dpo_api import wire
 from lora_dpo_api.protocol import Phase
 from lora_dpo_api.tpu import ACCELERATOR_LABEL
 from lora_dpo_operator import accept, names, waiting
@@ -83,20 +84,20 @@ def _assemble(
     typed_pods = tuple(pod for pod in items(Pod, pods) if pod.job_uid == metadata.uid)
     ends = memory.terminations | {end.uid: end for end in map(of_pod, typed_pods) if end is not None}
     parsed = JobSet.model_validate(jobset) if jobset else None
-    taken = parsed if parsed and not parsed.metadata.owned_by(metadata.uid) else None
+    stranger = parsed if parsed and not parsed.metadata.owned_by(metadata.uid) else None
     return Observed(
         metadata=metadata,
         status=accept.status_of(raw),
         verdict=accept.judge(raw, settings),
         prepare=found.get(names.prepare_job(metadata.name)),
-        jobset=None if taken else parsed,
-        slice_jobs=_slice_jobs(jobs, parsed) if parsed and not taken else (),
+        jobset=None if stranger else parsed,
+        slice_jobs=_slice_jobs(jobs, parsed) if parsed and not stranger else (),
         export=found.get(names.export_job(metadata.name)),
         pods=typed_pods,
         terminations=tuple(end for end in ends.values() if end.job_uid == metadata.uid),
         poll=memory.poll,
         maintenance=_of_its_hosts(memory.maintenance, typed_pods),
-        trouble=_taken("JobSet", taken.metadata) if taken else None,
+        trouble=taken(taken_by("JobSet", stranger.metadata, metadata.name)) if stranger else None,
     )
 
 
@@ -122,8 +123,15 @@ def with_child(observed: Observed, manifest: Manifest) -> Observed:
     return dataclasses.replace(observed, **fields)  # type: ignore[arg-type]
 
 
-def _taken(kind: str, metadata: ObjectMeta) -> Trouble:
-    return Trouble(reason=Reason.NAME_TAKEN, message=str(NameTakenError(kind, metadata.name, metadata.owner)))
+def taken_by(kind: str, found: ObjectMeta, job: str) -> NameTakenError:
+    """The error that an object of another owner is, which has a name that this job needs."""
+    earlier = f"{wire.KIND} {job}"
+    return NameTakenError(kind, found.name, found.owner, passing=found.owner == earlier)
+
+
+def taken(error: NameTakenError) -> Trouble:
+    """What stands in the status of it."""
+    return Trouble(reason=Reason.NAME_TAKEN, message=str(error), final=not error.passing)
 
 
 async def _warnings(gateway: Gateway, namespace: str, metadata: ObjectMeta) -> tuple[EventView, ...]:

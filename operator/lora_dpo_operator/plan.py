@@ -23,14 +23,6 @@ from lora_dpo_operator.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)
-class Apply:
-    """Server-side apply: the operator owns every field."""
-
-    resource: Resource
-    manifest: Manifest
-
-
-@dataclasses.dataclass(frozen=True)
 class Create:
     """Make an object, once."""
 
@@ -70,7 +62,7 @@ class SetDeadline:
     seconds: int
 
 
-Action = Apply | Create | SetSuspend | Delete | SetDeadline
+Action = Create | SetSuspend | Delete | SetDeadline
 
 AWAY_SECONDS = 300
 """How long after the operator Kubernetes ends a slice whose time is up."""
@@ -195,7 +187,7 @@ def _export(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]:
 def _config(blueprint: Blueprint) -> tuple[Action, ...]:
     """The ConfigMap, where its content is still the one that the job was started with."""
     current = names.config_map(blueprint.name, blueprint.config)
-    return (Apply(CONFIG_MAPS, configmap.build(blueprint)),) if current == blueprint.config_map else ()
+    return (Create(CONFIG_MAPS, configmap.build(blueprint)),) if current == blueprint.config_map else ()
 
 
 def _lost_config(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]:

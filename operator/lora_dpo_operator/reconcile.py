@@ -95,9 +95,7 @@ async def _perform(gateway: Gateway, action: plan.Action, observed: Observed) ->
     namespace = observed.metadata.namespace
     try:
         match action:
-            case plan.Apply(resource, manifest):
-                await gateway.apply(resource, manifest)
-            case plan.Create(resource, manifest):
+            case plan.Create():
                 return observe.with_child(observed, await _create(gateway, action, observed))
             case plan.SetSuspend(resource, name, suspend):
                 return observe.with_child(observed, await gateway.set_suspend(resource, namespace, name, suspend))
@@ -112,7 +110,7 @@ async def _perform(gateway: Gateway, action: plan.Action, observed: Observed) ->
             raise
         return dataclasses.replace(observed, trouble=_trouble(error, final=False))
     except NameTakenError as error:
-        return dataclasses.replace(observed, trouble=Trouble(reason=Reason.NAME_TAKEN, message=str(error)))
+        return dataclasses.replace(observed, trouble=observe.taken(error))
     return observed
 
 
@@ -134,7 +132,7 @@ async def _create(gateway: Gateway, action: plan.Create, observed: Observed) -> 
             raise
         metadata = ObjectMeta.model_validate(found["metadata"])
         if not metadata.owned_by(observed.metadata.uid):
-            raise NameTakenError(action.resource.kind, name, metadata.owner) from None
+            raise observe.taken_by(action.resource.kind, metadata, observed.metadata.name) from None
         return found
 
 

@@ -21,7 +21,7 @@ from lora_dpo_operator.errors import (
     RejectedError,
     UnavailableError,
 )
-from lora_dpo_operator.gateway import CONFIG_MAPS, JOBS, JOBSETS, LORA_DPO_JOBS, Gateway
+from lora_dpo_operator.gateway import JOBS, JOBSETS, LORA_DPO_JOBS, Gateway
 
 JOBSET = {"metadata": {"name": "tiny", "namespace": "team-a"}}
 
@@ -81,22 +81,17 @@ def answering(status: int, message: str = "because") -> Callable[[web.Request], 
     return answer
 
 
-async def test_applying_is_server_side_with_our_field_manager(server: Server, gateway: Gateway) -> None:
-    await gateway.apply(CONFIG_MAPS, {"metadata": {"name": "config", "namespace": "team-a"}, "data": {}})
+async def test_a_status_is_applied_to_its_subresource_with_our_field_manager(server: Server, gateway: Gateway) -> None:
+    await gateway.apply_status(JOBSET)
     assert server.asked == [
         {
             "method": "PATCH",
-            "path": "/api/v1/namespaces/team-a/configmaps/config",
+            "path": "/apis/training.loradpo.dev/v1alpha1/namespaces/team-a/loradpojobs/tiny/status",
             "query": {"fieldManager": "lora-dpo-operator", "force": "true"},
             "type": "application/apply-patch+yaml",
-            "body": {"metadata": {"name": "config", "namespace": "team-a"}, "data": {}},
+            "body": JOBSET,
         }
     ]
-
-
-async def test_a_status_goes_to_its_subresource(server: Server, gateway: Gateway) -> None:
-    await gateway.apply_status(JOBSET)
-    assert server.asked[0]["path"] == "/apis/training.loradpo.dev/v1alpha1/namespaces/team-a/loradpojobs/tiny/status"
 
 
 async def test_suspending_touches_nothing_else(server: Server, gateway: Gateway) -> None:

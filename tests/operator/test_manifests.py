@@ -36,7 +36,7 @@ def test_what_the_code_calls_is_granted() -> None:
     for verb, constant in calls:
         resource = getattr(gateway, constant).plural
         assert VERBS[verb] <= granted()[resource], f"{verb} {resource}"
-    assert {"create", "patch"} <= granted()["configmaps"]
+    assert {"create", "get"} <= granted()["configmaps"]
     assert {"create", "patch"} <= granted()["jobsets"]
     assert {"create", "patch", "delete"} <= granted()["jobs"]
     assert granted()["loradpojobs/status"] == {"patch"}

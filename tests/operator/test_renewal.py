@@ -57,7 +57,7 @@ def told(observed: Observed) -> list[str]:
     renewed = renewal.renewed(observed)
     names = []
     for action in plan.actions(renewed, SETTINGS):
-        assert isinstance(action, plan.Create | plan.Delete | plan.Apply | plan.SetSuspend)
+        assert isinstance(action, plan.Create | plan.Delete | plan.SetSuspend)
         name = action.name if isinstance(action, plan.Delete | plan.SetSuspend) else action.manifest["metadata"]["name"]
         names.append(f"{type(action).__name__} {name.split('-config-')[0]}")
     return names
@@ -90,7 +90,7 @@ RETRIES: dict[str, tuple[Observed, list[str]]] = {
     ),
     "then the slice is made anew": (
         observe(asked(), status=failed(), prepare=PREPARE),
-        ["Apply tiny", "Create tiny"],
+        ["Create tiny", "Create tiny"],
     ),
     "a failed export does not train again": (
         observe(
@@ -104,7 +104,7 @@ RETRIES: dict[str, tuple[Observed, list[str]]] = {
     ),
     "but exports again": (
         observe(asked(), status=failed(), prepare=PREPARE, jobset=a_jobset(21, condition("Completed", 59))),
-        ["Apply tiny", "Create tiny-export"],
+        ["Create tiny", "Create tiny-export"],
     ),
     "a spec that was mended since is prepared again": (
         observe(asked(spec={"eval": {"everySteps": 7}}), status=failed(), prepare=PREPARE),
@@ -178,7 +178,7 @@ EDITS: dict[str, tuple[Observed, list[str]]] = {
         observe(a_job(CHANGED), status=PAUSED, prepare=PREPARE, jobset=STOPPED),
         ["Delete tiny", "Delete tiny-prepare"],
     ),
-    "and prepared once more": (observe(a_job(CHANGED), status=PAUSED), ["Apply tiny", "Create tiny-prepare"]),
+    "and prepared once more": (observe(a_job(CHANGED), status=PAUSED), ["Create tiny", "Create tiny-prepare"]),
     "what runs keeps its spec": (
         observe(
             a_job(CHANGED),

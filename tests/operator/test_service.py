@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestServer
 from kubernetes.aio import client as kube
 
 from lora_dpo_api.protocol import Phase
-from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
+from lora_dpo_api.status import ConditionType, JobPhase, LoraDpoJobStatus
 from lora_dpo_operator.gateway import Gateway
 from lora_dpo_operator.metrics import Instruments
 from lora_dpo_operator.service import Service
@@ -25,6 +25,7 @@ from lora_dpo_operator.service import Service
 from .builders import (
     NAME,
     NAMESPACE,
+    OWNER,
     SETTINGS,
     UID,
     a_batch_job,
@@ -33,6 +34,7 @@ from .builders import (
     a_pod,
     at,
     condition,
+    config_map_name,
     prepare_report,
     prepared_status,
 )
@@ -44,6 +46,8 @@ EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
 NODES = "/api/v1/nodes"
 JOBSETS = f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{NAMESPACE}/jobsets"
 JOBSET = f"{JOBSETS}/{NAME}"
+CONFIG_MAPS = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
+CONFIG_MAP = f"{CONFIG_MAPS}/{config_map_name()}"
 JOB = f"/apis/training.loradpo.dev/v1alpha1/namespaces/{NAMESPACE}/loradpojobs/{NAME}"
 
 
@@ -205,8 +209,7 @@ async def test_a_failed_job_that_is_asked_to_try_again_gets_a_new_slice_once_the
     assert cluster.calls == []
     del cluster.held[PODS][1]
     await service.reconcile(KEY)
-    assert cluster.calls[1:] == [f"POST {JOBSETS}", f"PATCH {JOB}/status"]
-    assert cluster.calls[0].startswith(f"PATCH /api/v1/namespaces/{NAMESPACE}/configmaps/")
+    assert cluster.calls == [f"POST {CONFIG_MAPS}", f"POST {JOBSETS}", f"PATCH {JOB}/status"]
     status = cluster.status
     assert (status.phase, status.failure, status.retry) == (JobPhase.INITIALIZING, None, "again")
     assert [entry.phase.value for entry in status.timeline][-2:] == ["Failed", "Initializing"]
@@ -237,3 +240,50 @@ async def test_what_the_cluster_refuses_for_now_is_told_and_tried_again(
     await service.reconcile(KEY)
     assert JOBSET in cluster.held
     assert cluster.status.phase is JobPhase.INITIALIZING
+
+
+@pytest.fixture
+def new(cluster: Cluster) -> Cluster:
+    """The same cluster with a job that has just been made, and somebody's ConfigMap of the name that it needs."""
+    cluster.held = {JOB: a_job(), JOBS: [], PODS: [], EVENTS: [], CONFIG_MAP: {"metadata": {"name": "x"}}}
+    cluster.refuses[f"POST {CONFIG_MAPS}"] = (409, "it exists already")
+    return cluster
+
+
+def belongs_to(cluster: Cluster, path: str, *owners: dict[str, Any]) -> None:
+    cluster.held[path] = {"metadata": {"name": path.rsplit("/", 1)[1], "ownerReferences": list(owners)}}
+
+
+async def test_a_config_map_of_someone_else_is_left_alone_and_said(new: Cluster, service: Service) -> None:
+    belongs_to(new, CONFIG_MAP)
+    await service.reconcile(KEY)
+    assert new.calls == [f"PATCH {JOB}/status"]
+    accepted = new.status.condition(ConditionType.ACCEPTED)
+    assert accepted is not None
+    assert (accepted.status, accepted.reason) == ("False", "NameTaken")
+    assert f"ConfigMap {config_map_name()} exists already and belongs to nobody" in accepted.message
+    assert new.status.phase is JobPhase.FAILED
+
+
+async def test_a_config_map_of_the_job_itself_is_taken(new: Cluster, service: Service) -> None:
+    belongs_to(new, CONFIG_MAP, OWNER)
+    await service.reconcile(KEY)
+    assert new.calls == [f"POST {JOBS}", f"PATCH {JOB}/status"]
+    assert new.status.phase is JobPhase.PREPARING
+
+
+@pytest.mark.parametrize("path", [CONFIG_MAP, JOBSET], ids=["its ConfigMap", "its JobSet"])
+async def test_what_a_deleted_job_of_the_same_name_left_is_waited_for(
+    new: Cluster, service: Service, path: str
+) -> None:
+    belongs_to(new, CONFIG_MAP, OWNER)
+    belongs_to(new, path, OWNER | {"uid": "before"})
+    await service.reconcile(KEY)
+    assert new.status.phase is JobPhase.PENDING
+    assert "still belongs to an earlier LoraDpoJob tiny, which was deleted" in str(new.status.message)
+    del new.held[path]
+    new.refuses.clear()
+    new.advance(round(SETTINGS.recheck_seconds))
+    assert service.due() == [KEY]
+    await service.reconcile(KEY)
+    assert new.status.phase is JobPhase.PREPARING
