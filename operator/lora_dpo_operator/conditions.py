@@ -16,12 +16,6 @@ from lora_dpo_operator.waiting import Wait, prepare_wait, slice_wait
 
 Status = Literal["True", "False", "Unknown"]
 
-STALLED_AFTER = datetime.timedelta(minutes=15)
-"""Without a step for so long, a slice that trains is not healthy."""
-
-SERVING_AFTER = datetime.timedelta(seconds=120)
-"""Until then a container that runs may still be importing, and nobody listens."""
-
 
 def derive(
     observed: Observed, phase: JobPhase, failure: Failure | None, message: str, now: datetime.datetime
@@ -123,7 +117,7 @@ def _progress_reachable(observed: Observed, phase: JobPhase, now: datetime.datet
     poll, leader = observed.poll, observed.leader
     if phase not in (JobPhase.INITIALIZING, JobPhase.RUNNING) or leader is None:
         return None
-    if poll.unreachable and (poll.report is not None or _should_serve(leader, now)):
+    if poll.unreachable and (poll.report is not None or _should_serve(leader, now, observed.settings.serving_seconds)):
         message = (
             f"Rank 0 ({leader.metadata.name}) does not answer on port 9100: {poll.error}. Training goes on; "
             "check that a NetworkPolicy lets the operator in"
@@ -134,9 +128,10 @@ def _progress_reachable(observed: Observed, phase: JobPhase, now: datetime.datet
     return _condition(observed, ConditionType.PROGRESS_REACHABLE, "True", Reason.REACHABLE, "Rank 0 reports")
 
 
-def _should_serve(leader: Pod, now: datetime.datetime) -> bool:
+def _should_serve(leader: Pod, now: datetime.datetime, seconds: float) -> bool:
     running = leader.trainer.state.running if leader.trainer else None
-    return running is not None and running.started_at is not None and now - running.started_at >= SERVING_AFTER
+    since = running.started_at if running else None
+    return since is not None and (now - since).total_seconds() >= seconds
 
 
 def _healthy(observed: Observed, phase: JobPhase) -> Condition | None:
@@ -149,7 +144,7 @@ def _healthy(observed: Observed, phase: JobPhase) -> Condition | None:
         message = f"Not finite at step {report.step}: {metrics}. Lower spec.optimizer.learningRate"
         return _condition(observed, ConditionType.HEALTHY, "False", Reason.NON_FINITE, message)
     idle = _idle(observed, report)
-    if phase is JobPhase.RUNNING and idle >= STALLED_AFTER:
+    if phase is JobPhase.RUNNING and idle.total_seconds() >= observed.settings.stalled_seconds:
         message = (
             f"No step was done for {durations.text(idle.total_seconds())} (step {report.step}, {report.state}). "
             f"kubectl logs {observed.leader.metadata.name if observed.leader else 'the pods'}; deleting the pod starts "

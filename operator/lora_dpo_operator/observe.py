@@ -89,6 +89,7 @@ def _assemble(
         metadata=metadata,
         status=accept.status_of(raw),
         verdict=accept.judge(raw, settings),
+        settings=settings,
         prepare=found.get(names.prepare_job(metadata.name)),
         jobset=None if stranger else parsed,
         slice_jobs=_slice_jobs(jobs, parsed) if parsed and not stranger else (),

@@ -15,6 +15,7 @@ from lora_dpo_operator.objects import EventView, Job, JobSet
 from lora_dpo_operator.placement import Placement
 from lora_dpo_operator.pods import Pod
 from lora_dpo_operator.reasons import FailureClass
+from lora_dpo_operator.settings import Settings
 from lora_dpo_operator.terminations import TRAINING_STATES, Termination
 
 
@@ -93,6 +94,7 @@ class Observed:
     """One job, its children, and what they said.
 
     Attributes:
+        settings: the operator's.
         slice_jobs: the JobSet's Jobs, one a slice.
         terminations: of all pods seen, also of those that are gone.
         warnings: the cluster's own events on what cannot start.
@@ -104,6 +106,7 @@ class Observed:
     metadata: Metadata
     status: LoraDpoJobStatus
     verdict: Verdict
+    settings: Settings = dataclasses.field(default_factory=Settings)
     prepare: Job | None = None
     jobset: JobSet | None = None
     slice_jobs: tuple[Job, ...] = ()

@@ -46,6 +46,10 @@ class Settings:
     """Readings of progress a second, over all jobs."""
     recheck_seconds: float = 5.0
     """Time between two looks at a job that waits for something no watch tells, such as a missing volume."""
+    serving_seconds: float = 120.0
+    """Time that rank 0 may take until it answers: a container that has just started is still importing."""
+    stalled_seconds: float = 900.0
+    """Time without a step after which a slice that trains is not healthy."""
     log_format: LogFormat = LogFormat.JSON
     """json for machines, text for people."""
     log_level: str = "INFO"
@@ -83,6 +87,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         progress_seconds=_number("progress-seconds", values["progress_seconds"], lowest=0.1),
         progress_budget=_number("progress-budget", values["progress_budget"], lowest=0.1),
         recheck_seconds=_number("recheck-seconds", values["recheck_seconds"], lowest=0.1),
+        serving_seconds=_number("serving-seconds", values["serving_seconds"], lowest=0.1),
+        stalled_seconds=_number("stalled-seconds", values["stalled_seconds"], lowest=0.1),
         log_format=_choice("log-format", values["log_format"], tuple(LogFormat)),
         log_level=_choice("log-level", values["log_level"].upper(), ("DEBUG", "INFO", "WARNING", "ERROR")),
     )

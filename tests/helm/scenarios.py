@@ -19,6 +19,8 @@ EVERYTHING: dict[str, Any] = {
     "operator": {
         "resyncSeconds": 60,
         "recheckSeconds": 2.5,
+        "servingSeconds": 300,
+        "stalledSeconds": 1800,
         "progressSeconds": 5,
         "progressBudget": 50,
         "logLevel": "DEBUG",

@@ -71,6 +71,8 @@ def test_every_setting_arrives_as_it_was_meant(helm: Helm) -> None:
         progress_seconds=5.0,
         progress_budget=50.0,
         recheck_seconds=2.5,
+        serving_seconds=300.0,
+        stalled_seconds=1800.0,
         log_format=LogFormat.TEXT,
         log_level="DEBUG",
     )

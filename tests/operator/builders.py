@@ -284,6 +284,7 @@ def observe(
             "metadata": accept.metadata_of(written),
             "status": LoraDpoJobStatus(),
             "verdict": accept.judge(written, settings),
+            "settings": settings,
             "pods": pods,
             "terminations": ends,
             "poll": Poll(report=report),

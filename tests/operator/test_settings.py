@@ -31,6 +31,8 @@ def test_every_setting_can_be_given_both_ways() -> None:
         progress_seconds=3,
         progress_budget=4,
         recheck_seconds=5,
+        serving_seconds=6,
+        stalled_seconds=7,
         log_format=LogFormat.TEXT,
         log_level="DEBUG",
     )
@@ -45,6 +47,8 @@ def test_every_setting_can_be_given_both_ways() -> None:
         "progress_seconds": "3",
         "progress_budget": "4",
         "recheck_seconds": "5",
+        "serving_seconds": "6",
+        "stalled_seconds": "7",
         "log_format": "text",
         "log_level": "debug",
     }
