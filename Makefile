@@ -1,5 +1,5 @@
 # Everything a newcomer types. `make demo` and `make test` install what they need by themselves.
-.PHONY: help setup demo test test-fast lint format parity bench-trainer aot lock clean
+.PHONY: help setup demo test test-fast lint format parity chaos-trainer bench-trainer aot lock clean
 .DEFAULT_GOAL := help
 
 SHELL := /bin/bash
@@ -31,6 +31,9 @@ format: setup ## let ruff rewrite what it can
 parity: setup ## CASE=FOLDER: compare a training run with one recorded with TRL
 	@test -n "$(CASE)" || { echo "usage: make parity CASE=FOLDER   (for example CASE=tests/data/parity/llama-r8)"; exit 2; }
 	@JAX_PLATFORMS=cpu .venv/trainer/bin/python -m lora_dpo_trainer.parity "$(CASE)"
+
+chaos-trainer: setup ## kill a training run at 40 random moments: it must make what an undisturbed one makes
+	@JAX_PLATFORMS=cpu .venv/trainer/bin/python scripts/chaos_trainer.py $(CHAOS_ARGS)
 
 bench-trainer: setup ## this trainer beside TRL and upstream Levanter, on this machine (up to 40 minutes)
 	@scripts/venv bench-trl requirements/bench-trl.txt

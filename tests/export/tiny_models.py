@@ -68,10 +68,12 @@ CONFIGS: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
 }
 
 
-def save(name: str, folder: Path) -> None:
+def save(name: str, folder: Path, *, vocab_size: int = VOCAB) -> None:
     """Write the checkpoint; the same bytes every time."""
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(CONFIGS[name]()).float()
+    config = CONFIGS[name]()
+    config.vocab_size = vocab_size
+    model = transformers.AutoModelForCausalLM.from_config(config).float()
     with torch.no_grad():
         for parameter in model.parameters():
             # Norms and biases off their defaults, matrices so large that every part matters.
