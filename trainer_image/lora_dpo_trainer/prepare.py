@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import numpy as np
+
 from lora_dpo_api import guidance
 from lora_dpo_api.config_file import TrainerConfig
 from lora_dpo_api.protocol import Advice, ExitCode, Phase, PreparedReport, TerminationReport
@@ -93,11 +95,13 @@ def _report(config: TrainerConfig, manifest: prepared.Manifest) -> PreparedRepor
 
 
 def _pad_fraction(config: TrainerConfig, manifest: prepared.Manifest, steps: int) -> float:
-    """Share of token positions that hold no token, over the first steps as one device would pack them."""
+    """Share of token positions that hold no token, over steps of pairs from all of the epoch, packed for one device."""
     train = prepared.load(config.cache_path, manifest.digest).train
     keys = mixture.keys_of_epoch(train.component, tuple(config.data.components), config.data.train_weights)
-    lengths = train.pair_lengths(keys)
     run = config.trainer
+    # A sample: what is held in memory of a million pairs would be several times the columns that describe them.
+    sample = min(len(keys), min(steps, _PACKED_STEPS) * run.train_batch_size)
+    lengths = train.pair_lengths(keys[np.arange(sample) * len(keys) // sample])
     packed = packing.BatchPlan.make(
         lengths,
         run.train_batch_size,
