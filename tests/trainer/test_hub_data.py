@@ -1,4 +1,4 @@
-"""A data set of the hub, with UltraFeedback's columns, through the prepare phase; the hub is a stand-in on loopback."""
+"""The hub's models and data sets through the prepare phase; the hub is a stand-in on loopback."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import fake_hub
 
 NAME = "HuggingFaceH4/ultrafeedback_binarized"
+GATED = "tiny-org/gated-pairs"
 CARD = """---
 configs:
 - config_name: default
@@ -68,11 +69,14 @@ def hub() -> Iterator[str]:
         "data/train_prefs-00000-of-00001.parquet": parquet(train),
         "data/test_prefs-00000-of-00001.parquet": parquet(test),
     }
-    with fake_hub.serve(NAME, files) as endpoint:
+    data = {NAME: fake_hub.Repository("datasets", files), GATED: fake_hub.Repository("datasets", files, gated=True)}
+    with fake_hub.serve(data | fake_hub.MODELS) as endpoint:
         yield endpoint
 
 
-def prepare(folder: Path, base: Path, endpoint: str, name: str = NAME) -> subprocess.CompletedProcess[str]:
+def prepare(
+    folder: Path, base: Path | str, endpoint: str, name: str = NAME, token: str | None = None
+) -> subprocess.CompletedProcess[str]:
     def component(split: str) -> dict[str, Any]:
         return {"source": {"type": "hf", "id": name, "split": split}}
 
@@ -95,7 +99,7 @@ def prepare(folder: Path, base: Path, endpoint: str, name: str = NAME) -> subpro
         "JAX_PLATFORMS": "cpu",
         "LORADPO_TERMINATION_LOG": str(folder / "termination"),
         "LORADPO_RETRY_SECONDS": "1",
-    }
+    } | ({"HF_TOKEN": token} if token else {})
     words = ["-m", "lora_dpo_trainer", "--config_path", str(folder / "config.yaml"), "--phase", "prepare"]
     return subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
 
@@ -119,3 +123,36 @@ def test_a_data_set_that_is_not_there_ends_with_65(hub: str, tmp_path: Path, bas
     report = json.loads((tmp_path / "termination").read_text())
     assert report["reason"] == "DataNotFound"
     assert "no data set HuggingFaceH4/nothing" in report["message"]
+
+
+@pytest.mark.parametrize(
+    ("model", "token", "code", "reason", "words"),
+    [
+        ("tiny-org/nothing", None, 64, "ModelNotFound", "The hub has no model tiny-org/nothing"),
+        ("tiny-org/gated", None, 77, "MissingCredentials", "The model tiny-org/gated is gated"),
+        ("tiny-org/gated", fake_hub.EXPIRED, 77, "MissingCredentials", "The hub refuses the model tiny-org/gated"),
+    ],
+    ids=["a wrong id", "gated, and no token", "an expired token"],
+)
+def test_a_model_that_the_hub_does_not_give_is_told_with_its_cause(
+    hub: str, tmp_path: Path, model: str, token: str | None, code: int, reason: str, words: str
+) -> None:
+    done = prepare(tmp_path, model, hub, token=token)
+    assert done.returncode == code, done.stdout + done.stderr
+    report = json.loads((tmp_path / "termination").read_text())
+    assert report["reason"] == reason
+    assert words in report["message"]
+    assert "HF_TOKEN" in report["hint"]
+
+
+@pytest.mark.parametrize(
+    ("name", "token"),
+    [(NAME, fake_hub.EXPIRED), (GATED, None)],
+    ids=["an expired token", "gated, and no token"],
+)
+def test_a_data_set_that_the_hub_does_not_give_is_a_matter_of_credentials(
+    hub: str, tmp_path: Path, base_model: Path, name: str, token: str | None
+) -> None:
+    done = prepare(tmp_path, base_model, hub, name, token)
+    assert done.returncode == 77, done.stdout + done.stderr
+    assert json.loads((tmp_path / "termination").read_text())["reason"] == "MissingCredentials"

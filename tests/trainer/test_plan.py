@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -62,3 +63,33 @@ def test_a_layer_that_the_model_has_not_is_named_with_the_nearest_before_a_slice
     with pytest.raises(errors.ConfigError, match=r"names q_projection, which no .*; the nearest is q_proj\."):
         plan.check_rank(LoraConfig(target_modules=["v_proj", "q_projection"]), MODEL)
     plan.check_rank(LoraConfig(target_modules=["self_attn.q_proj", "lm_head"]), MODEL)
+
+
+def factors(layer: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
+    name = f"base_model.model.model.layers.{layer}"
+    return {f"{name}.lora_A.weight": (8, inputs), f"{name}.lora_B.weight": (outputs, 8)}
+
+
+def test_an_adapter_of_this_base_is_accepted() -> None:
+    head = {"base_model.model.lm_head.lora_A.weight": (8, 9999)}
+    model = MODEL | {"num_hidden_layers": 30}
+    found = factors("29.self_attn.k_proj", 576, 192) | factors("0.mlp.down_proj", 1536, 576) | head
+    plan.check_adapter(found, model, "gs://a/adapter")
+    plan.check_adapter(factors("99.self_attn.k_proj", 1, 1), {"model_type": "other"}, "gs://a/adapter")
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (factors("0.self_attn.q_proj", 64, 576), "layers.0.self_attn.q_proj.lora_A.weight is 64 wide"),
+        (factors("0.self_attn.k_proj", 576, 576), "layers.0.self_attn.k_proj.lora_B.weight is 576 wide"),
+        (factors("30.self_attn.k_proj", 576, 192), "it adapts layer 30, and this model has 30"),
+    ],
+    ids=["another width", "other heads", "more layers"],
+)
+def test_an_adapter_of_another_base_is_refused_with_the_tensor_that_tells(
+    found: dict[str, tuple[int, ...]], words: str
+) -> None:
+    with pytest.raises(errors.ConfigError, match=re.escape(words)) as refused:
+        plan.check_adapter(found, MODEL | {"num_hidden_layers": 30}, "gs://a/adapter")
+    assert "The adapter gs://a/adapter belongs to another base" in refused.value.message

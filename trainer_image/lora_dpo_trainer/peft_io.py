@@ -196,6 +196,15 @@ def digest(folder: str) -> str:
     return hashlib.sha256(_read(folder, CONFIG) + _read(folder, WEIGHTS)).hexdigest()
 
 
+def shapes(folder: str) -> dict[str, tuple[int, ...]]:
+    """PEFT's name → shape of every tensor of an adapter.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    return {name: array.shape for name, array in load_safetensors(_read(folder, WEIGHTS)).items()}
+
+
 def load_config(folder: str) -> LoraConfig:
     """The settings that an adapter was trained with.
 

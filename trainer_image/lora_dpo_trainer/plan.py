@@ -10,6 +10,9 @@ from typing import Any
 from lora_dpo_api.config_file import LoraConfig, RunConfig
 from lora_dpo_trainer import errors
 
+_FACTOR = re.compile(r"\.layers\.(?P<layer>\d+)\..*\b(?P<leaf>\w+)\.lora_(?P<factor>[AB])\.weight$")
+"""A factor of an adapted layer, as PEFT names it."""
+
 
 def total_steps(run: RunConfig, train_pairs: int) -> int:
     """Steps of the whole run: `num_train_steps`, or whole batches of `num_epochs` (default 1).
@@ -49,6 +52,37 @@ def check_rank(lora: LoraConfig, model: Mapping[str, Any]) -> None:
                 f"lora.r is {rank}, above the smallest dimension of {name} ({inputs} x {outputs}).",
                 hint=f"Set lora.r to at most {min(inputs, outputs)}, or leave {name} out of lora.target_modules.",
             )
+
+
+def check_adapter(shapes: Mapping[str, tuple[int, ...]], model: Mapping[str, Any], folder: str) -> None:
+    """Refuse an adapter that was made for another base.
+
+    Args:
+        shapes: PEFT's name → shape of each of its tensors.
+        model: The model's `config.json`; what it does not say is not checked.
+        folder: Where the adapter lies, for the message.
+
+    Raises:
+        ConfigError: naming the tensor, and what this model has there.
+    """
+    layers, depth = _linear_layers(model), model.get("num_hidden_layers")
+    for name, shape in sorted(shapes.items()):
+        found = _FACTOR.search(name)
+        if found is None or found["leaf"] not in layers:
+            continue
+        side, own = (1, 0) if found["factor"] == "A" else (0, 1)
+        size, wanted = shape[side], layers[found["leaf"]][own]
+        if isinstance(depth, int) and int(found["layer"]) >= depth:
+            raise _another_base(folder, f"it adapts layer {found['layer']}, and this model has {depth}")
+        if size != wanted:
+            raise _another_base(folder, f"{name} is {size} wide, and {found['leaf']} of this model {wanted}")
+
+
+def _another_base(folder: str, why: str) -> errors.ConfigError:
+    return errors.ConfigError(
+        f"The adapter {folder} belongs to another base than initialize_from_hf: {why}.",
+        hint="Give initialize_from_hf the base that the adapter was trained on; adapter_config.json names it.",
+    )
 
 
 def _check_names(lora: LoraConfig, model: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from lora_dpo_trainer import (
     identity,
     mixture,
     packing,
+    peft_io,
     plan,
     prepared,
     pretrained,
@@ -47,6 +48,8 @@ def run(config: TrainerConfig) -> TerminationReport:
     existing = existing_adapters.settle(config)
     config = existing.config
     plan.check_rank(config.lora, base.config())
+    for folder in filter(None, (config.adapter.init_from, config.reference.adapter)):
+        plan.check_adapter(peft_io.shapes(folder), base.config(), folder)
     base.require_weights()
     data = dataset.plan(config)
     manifest = prepared.find(config.cache_path, data.digest)

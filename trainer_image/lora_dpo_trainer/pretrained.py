@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_dpo_trainer import chat, errors, storage
+from lora_dpo_trainer import chat, errors, hub, storage
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 CONFIGS = ("config.json", "generation_config.json")
@@ -117,8 +117,7 @@ class Pretrained:
                 hint="Check initialize_from_hf and revision; a private or gated model needs HF_TOKEN with access.",
             ) from e
         except (hub_errors.HfHubHTTPError, OSError) as error:
-            kind = type(error).__name__
-            raise errors.Unreachable(f"The hub did not answer for model {self.name}: {kind}.") from error
+            raise hub.failure(error, f"the model {self.name}") from error
         return str(info.sha), tuple(sorted(sibling.rfilename for sibling in info.siblings or ()))
 
     def _hub_download(self, patterns: Sequence[str]) -> Path:
@@ -136,7 +135,7 @@ class Pretrained:
                 f"The model {self.name} is gated.", hint="Set HF_TOKEN to a token of an account that was given access."
             ) from error
         except (hub_errors.HfHubHTTPError, hub_errors.LocalEntryNotFoundError, OSError) as error:
-            raise errors.Unreachable(f"{self.name} could not be downloaded: {type(error).__name__}.") from error
+            raise hub.failure(error, f"the files of {self.name}") from error
 
 
 def load_tokenizer(

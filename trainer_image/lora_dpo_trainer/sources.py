@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 import zstandard
 
 from lora_dpo_api.config_file import HubSource, UrlSource
-from lora_dpo_trainer import errors, storage
+from lora_dpo_trainer import errors, hub, storage
 
 TRAIN = "train"
 VALIDATION = "validation"
@@ -156,7 +156,7 @@ def _hub_file(component: str, source: HubSource) -> DataFile:
             hint="Check the id; a private or gated data set needs HF_TOKEN with access to it.",
         ) from error
     except (hub_errors.HfHubHTTPError, OSError) as error:
-        raise errors.Unreachable(f"The hub did not answer for data set {source.id}: {type(error).__name__}.") from error
+        raise hub.failure(error, f"the data set {source.id}") from error
     return DataFile(component, TRAIN, url, f"{source.split}@{info.sha}", hub_split=source.split)
 
 
@@ -165,7 +165,12 @@ def _read_hub(file: DataFile) -> Iterator[RawRow]:
 
     name = file.url.removeprefix("hf://datasets/")
     revision = file.identity.rsplit("@", 1)[-1]
-    rows = datasets.load_dataset(name, split=file.hub_split, revision=revision, streaming=True)
+    try:
+        rows = datasets.load_dataset(name, split=file.hub_split, revision=revision, streaming=True)
+    except datasets.exceptions.DatasetNotFoundError as error:  # it is there, as its commit was just read
+        raise errors.MissingCredentials(
+            f"The data set {name} is gated.", hint="Set HF_TOKEN to a token of an account that was given access."
+        ) from error
     for index, value in enumerate(rows):
         yield RawRow(f"{name}[{index}]", value)
 
