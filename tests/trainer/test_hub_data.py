@@ -156,3 +156,12 @@ def test_a_data_set_that_the_hub_does_not_give_is_a_matter_of_credentials(
     done = prepare(tmp_path, base_model, hub, name, token)
     assert done.returncode == 77, done.stdout + done.stderr
     assert json.loads((tmp_path / "termination").read_text())["reason"] == "MissingCredentials"
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_again_and_then_told(tmp_path: Path) -> None:
+    done = prepare(tmp_path, "tiny-org/nothing", "http://127.0.0.1:9")  # the discard port: nothing listens there
+    assert done.returncode == 69, done.stdout + done.stderr
+    assert "The hub does not answer for the model tiny-org/nothing" in done.stdout
+    report = json.loads((tmp_path / "termination").read_text())
+    assert report["reason"] == "Unreachable"
+    assert "ConnectError" in report["message"]

@@ -31,9 +31,9 @@ def test_steps_are_given_or_whole_batches_of_the_epochs(run: dict[str, Any], ste
 
 
 @pytest.mark.parametrize("pairs", [0, 7])
-def test_less_than_one_batch_is_an_error(pairs: int) -> None:
-    with pytest.raises(errors.NotEnoughPairs):
-        plan.total_steps(RunConfig(train_batch_size=8), pairs)
+def test_less_than_one_batch_is_an_error_that_tells_what_was_left_out(pairs: int) -> None:
+    with pytest.raises(errors.NotEnoughPairs, match=r"; left out: 20 rows: an empty answer \(a.jsonl:1, …\)\.$"):
+        plan.total_steps(RunConfig(train_batch_size=8), pairs, "20 rows: an empty answer (a.jsonl:1, …)")
 
 
 @pytest.mark.parametrize(

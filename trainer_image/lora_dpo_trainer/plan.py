@@ -14,17 +14,23 @@ _FACTOR = re.compile(r"\.layers\.(?P<layer>\d+)\..*\b(?P<leaf>\w+)\.lora_(?P<fac
 """A factor of an adapted layer, as PEFT names it."""
 
 
-def total_steps(run: RunConfig, train_pairs: int) -> int:
+def total_steps(run: RunConfig, train_pairs: int, left_out: str = "") -> int:
     """Steps of the whole run: `num_train_steps`, or whole batches of `num_epochs` (default 1).
+
+    Args:
+        run: The trainer's settings.
+        train_pairs: Pairs to train on.
+        left_out: Which rows make no pair, and why, for the message.
 
     Raises:
         NotEnoughPairs: there is less than one batch.
     """
+    why = f"; left out: {left_out}" if left_out else ""
     if train_pairs == 0:
-        raise errors.NotEnoughPairs("No training pair is left.")
+        raise errors.NotEnoughPairs(f"No training pair is left{why}.")
     if train_pairs < run.train_batch_size:
         raise errors.NotEnoughPairs(
-            f"There are {train_pairs} training pairs, fewer than trainer.train_batch_size {run.train_batch_size}."
+            f"There are {train_pairs} training pairs, fewer than trainer.train_batch_size {run.train_batch_size}{why}."
         )
     if run.num_train_steps is not None:
         return run.num_train_steps

@@ -84,7 +84,7 @@ def run(config: TrainerConfig) -> TerminationReport:
 
 def _report(config: TrainerConfig, manifest: prepared.Manifest) -> PreparedReport:
     found = manifest.report
-    steps = plan.total_steps(config.trainer, int(found["train_pairs"]))
+    steps = plan.total_steps(config.trainer, int(found["train_pairs"]), "; ".join(found["notes"]))
     return PreparedReport(
         digest=manifest.digest,
         train_pairs=found["train_pairs"],

@@ -106,7 +106,9 @@ class Pretrained:
         from huggingface_hub import errors as hub_errors
 
         try:
-            info = huggingface_hub.HfApi().model_info(self.name, revision=self.revision)
+            info = hub.ask(
+                lambda: huggingface_hub.HfApi().model_info(self.name, revision=self.revision), f"the model {self.name}"
+            )
         except (
             hub_errors.RepositoryNotFoundError,
             hub_errors.RevisionNotFoundError,
@@ -116,8 +118,6 @@ class Pretrained:
                 f"The hub has no model {self.name} at revision {self.revision or 'main'}, and there is no such folder.",
                 hint="Check initialize_from_hf and revision; a private or gated model needs HF_TOKEN with access.",
             ) from e
-        except (hub_errors.HfHubHTTPError, OSError) as error:
-            raise hub.failure(error, f"the model {self.name}") from error
         return str(info.sha), tuple(sorted(sibling.rfilename for sibling in info.siblings or ()))
 
     def _hub_download(self, patterns: Sequence[str]) -> Path:
@@ -125,17 +125,17 @@ class Pretrained:
         from huggingface_hub import errors as hub_errors
 
         try:
-            return Path(
-                huggingface_hub.snapshot_download(
+            folder = hub.ask(
+                lambda: huggingface_hub.snapshot_download(
                     self.name, revision=self.revision, allow_patterns=list(patterns), max_workers=4
-                )
+                ),
+                f"the files of {self.name}",
             )
         except hub_errors.GatedRepoError as error:
             raise errors.MissingCredentials(
                 f"The model {self.name} is gated.", hint="Set HF_TOKEN to a token of an account that was given access."
             ) from error
-        except (hub_errors.HfHubHTTPError, hub_errors.LocalEntryNotFoundError, OSError) as error:
-            raise hub.failure(error, f"the files of {self.name}") from error
+        return Path(folder)
 
 
 def load_tokenizer(

@@ -148,15 +148,16 @@ def _hub_file(component: str, source: HubSource) -> DataFile:
 
     url = f"hf://datasets/{source.id}"
     try:
-        info = huggingface_hub.HfApi().dataset_info(source.id, revision=source.revision)
+        info = hub.ask(
+            lambda: huggingface_hub.HfApi().dataset_info(source.id, revision=source.revision),
+            f"the data set {source.id}",
+        )
     except (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError) as error:
         where = f"data.components.{component}.source.id"
         raise errors.DataNotFound(
             f"{where}: no data set {source.id} at revision {source.revision or 'main'}.",
             hint="Check the id; a private or gated data set needs HF_TOKEN with access to it.",
         ) from error
-    except (hub_errors.HfHubHTTPError, OSError) as error:
-        raise hub.failure(error, f"the data set {source.id}") from error
     return DataFile(component, TRAIN, url, f"{source.split}@{info.sha}", hub_split=source.split)
 
 

@@ -48,6 +48,13 @@ class Patience:
         value = os.environ.get(RETRY_SECONDS_VARIABLE)
         return cls(seconds=float(value)) if value else cls()
 
+    def pauses(self) -> Iterator[float]:
+        """How long to wait before each further try, from now on; ends when it is over."""
+        deadline, delay = time.monotonic() + self.seconds, self.first_delay
+        while time.monotonic() + delay <= deadline:
+            yield delay
+            delay = min(delay * 2, self.longest_delay)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
@@ -246,8 +253,7 @@ def _call[Result](
 ) -> Result:
     """Run an operation, repeating it while the service is unreachable."""
     patience = patience or Patience.from_environment()
-    deadline = time.monotonic() + patience.seconds
-    delay = patience.first_delay
+    pauses = patience.pauses()
     while True:
         try:
             return operation(_place(url))
@@ -260,13 +266,13 @@ def _call[Result](
                 raise errors.Unreachable(f"Cannot {verb} {url}: the disk is full.") from error
             if not _is_transient(error):
                 raise
-            if time.monotonic() + delay > deadline:
+            pause = next(pauses, None)
+            if pause is None:
                 raise errors.Unreachable(
                     f"Cannot {verb} {url} after {patience.seconds:.0f} s of retries: {_summary(error)}."
                 ) from error
-            _log.warning("Cannot %s %s yet (%s); trying again in %.1f s", verb, url, _summary(error), delay)
-        time.sleep(delay)
-        delay = min(delay * 2, patience.longest_delay)
+            _log.warning("Cannot %s %s yet (%s); trying again in %.1f s", verb, url, _summary(error), pause)
+        time.sleep(pause)
 
 
 def _status(error: BaseException) -> int | None:
