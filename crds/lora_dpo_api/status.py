@@ -55,6 +55,8 @@ class ConditionType(enum.StrEnum):
 
     ACCEPTED = "Accepted"
     PREPARED = "Prepared"
+    ADMITTED = "Admitted"
+    EVICTED = "Evicted"
     QUEUED = "Queued"
     RUNNING = "Running"
     PROGRESS_REACHABLE = "ProgressReachable"
@@ -70,8 +72,8 @@ class Condition(StatusPart):
     """A Kubernetes condition."""
 
     type: ShortName
-    """Accepted, Prepared, Queued, Running, ProgressReachable, Healthy, Suspended, MaintenanceScheduled, Simulated,
-    Complete or Failed."""
+    """Accepted, Prepared, Admitted, Evicted, Queued, Running, ProgressReachable, Healthy, Suspended,
+    MaintenanceScheduled, Simulated, Complete or Failed."""
     status: Literal["True", "False", "Unknown"]
     """True, False or Unknown."""
     observed_generation: Count = 0

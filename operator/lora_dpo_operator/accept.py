@@ -33,6 +33,7 @@ def judge(raw: dict[str, Any], settings: Settings) -> Verdict:
         run_id=resolved.job.run_id,
         spec_hash=names.spec_hash(_built_from(resolved.job)),
         queue_name=resolved.queue,
+        queue_labels=_of_kueue(resolved.job.metadata.labels),
         notices=resolved.warnings,
     )
 
@@ -49,6 +50,10 @@ def status_of(raw: dict[str, Any]) -> LoraDpoJobStatus:
     except ValidationError:
         # Another version wrote it. What matters is in the children, and is derived anew.
         return LoraDpoJobStatus()
+
+
+def _of_kueue(labels: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in labels.items() if name.startswith(f"{names.KUEUE}/")}
 
 
 def _built_from(job: LoraDpoJob) -> dict[str, Any]:

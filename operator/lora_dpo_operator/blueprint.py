@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from lora_dpo_api import wire
@@ -20,6 +21,7 @@ class Blueprint:
         config: the trainer's configuration file, as text.
         config_map: name of the ConfigMap that holds it.
         image: trainer image, pinned for the life of the job.
+        queue_labels: Kueue's own labels on the job, for its JobSet.
         trainer_env: environment of every trainer pod, from the operator's settings.
         prepared_digest: what prepare found; empty until then.
     """
@@ -35,6 +37,7 @@ class Blueprint:
     spec_hash: str
     trainer_env: tuple[tuple[str, str], ...] = ()
     queue_name: str | None = None
+    queue_labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prepared_digest: str = ""
 
     @property

@@ -101,6 +101,46 @@ _PHRASES: tuple[tuple[str, Cause], ...] = (
         Cause(Reason.REFUSED_BY_CLUSTER, FailureClass.CONFIG, "change what the policy {name} objects to"),
     ),
     (
+        r"LocalQueue (?P<name>\S+) doesn't exist",
+        Cause(
+            Reason.NO_QUEUE,
+            FailureClass.CONFIG,
+            "correct spec.queueName, or create the LocalQueue {name} in the job's namespace",
+        ),
+    ),
+    (
+        r"(?P<name>(Local|Cluster)Queue \S+) (doesn't exist|is inactive)",
+        Cause(
+            Reason.WAITING_FOR_QUEUE,
+            FailureClass.INFRASTRUCTURE,
+            "the {name} has to be repaired by whoever owns it: kubectl get localqueues,clusterqueues",
+        ),
+    ),
+    (
+        r"insufficient quota for (?P<name>\S+) in flavor \S+, request > maximum capacity",
+        Cause(
+            Reason.WAITING_FOR_QUEUE,
+            FailureClass.CONFIG,
+            "the queue will never have so much {name}: ask for a smaller slice, or for more quota",
+        ),
+    ),
+    (
+        r"insufficient unused quota",
+        Cause(
+            Reason.WAITING_FOR_QUEUE,
+            FailureClass.INFRASTRUCTURE,
+            "others have the quota; it goes on by itself once they are done",
+        ),
+    ),
+    (
+        r"workload is deactivated",
+        Cause(
+            Reason.WAITING_FOR_QUEUE,
+            FailureClass.INFRASTRUCTURE,
+            "it goes on once spec.active of its workload is true again: kubectl get workloads",
+        ),
+    ),
+    (
         r"401 Unauthorized|403 Forbidden|unauthorized|authorization failed|access denied|insufficient_scope",
         Cause(
             Reason.IMAGE_PULL,

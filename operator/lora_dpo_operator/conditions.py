@@ -9,6 +9,7 @@ from lora_dpo_api import durations
 from lora_dpo_api.protocol import Phase, ProgressReport
 from lora_dpo_api.status import Condition, ConditionType, Failure, JobPhase
 from lora_dpo_operator import failures
+from lora_dpo_operator.objects import ConditionView
 from lora_dpo_operator.observed import Accepted, Observed, Refused
 from lora_dpo_operator.pods import Pod
 from lora_dpo_operator.reasons import Reason
@@ -24,6 +25,8 @@ def derive(
     found = [
         _accepted(observed),
         _prepared(observed, failure),
+        _admitted(observed),
+        _evicted(observed),
         _queued(observed, phase),
         _running(observed, phase),
         _progress_reachable(observed, phase, now),
@@ -93,13 +96,50 @@ def _prepared(observed: Observed, failure: Failure | None) -> Condition | None:
     return _condition(observed, ConditionType.PREPARED, "False", wait.reason, wait.sentence)
 
 
+def _admitted(observed: Observed) -> Condition | None:
+    """What Kueue says of the job, with its own reason; quota is one thing, and nodes are another."""
+    trouble, workload = observed.trouble, observed.workload
+    if trouble is not None and trouble.reason in (Reason.NO_KUEUE, Reason.NO_QUEUE):
+        message = f"{trouble.message}. Hint: {trouble.hint}"
+        return _condition(observed, ConditionType.ADMITTED, "False", trouble.reason, message)
+    if workload is None:
+        return _as_before(observed, ConditionType.ADMITTED)
+    admitted = workload.admitted
+    if admitted is not None:
+        message = f"{admitted.message.rstrip('.')} (ClusterQueue {workload.cluster_queue})"
+        return _mirrored(observed, ConditionType.ADMITTED, admitted, message)
+    said = workload.refusal
+    time = said.last_transition_time if said.type == "QuotaReserved" else None
+    return _condition(observed, ConditionType.ADMITTED, "False", said.reason, said.message, time)
+
+
+def _evicted(observed: Observed) -> Condition | None:
+    """That Kueue took the hosts away, and why; False once quota was found again."""
+    evicted = observed.workload.condition("Evicted") if observed.workload else None
+    if evicted is None:
+        return _as_before(observed, ConditionType.EVICTED)
+    return _mirrored(observed, ConditionType.EVICTED, evicted, evicted.message)
+
+
+def _mirrored(observed: Observed, kind: ConditionType, theirs: ConditionView, message: str) -> Condition:
+    status: Status = "True" if theirs.status == "True" else "False"
+    return _condition(observed, kind, status, theirs.reason or status, message, theirs.last_transition_time)
+
+
+def _as_before(observed: Observed, kind: ConditionType) -> Condition | None:
+    before = observed.status.condition(kind)
+    return before.model_copy(update={"observed_generation": observed.metadata.generation}) if before else None
+
+
 def _queued(observed: Observed, phase: JobPhase) -> Condition | None:
     if phase is JobPhase.QUEUED:
         wait = slice_wait(observed)
         return _condition(observed, ConditionType.QUEUED, "True", wait.reason, wait.sentence)
     if observed.status.condition(ConditionType.QUEUED) is None:
         return None
-    return _condition(observed, ConditionType.QUEUED, "False", Reason.ADMITTED, "All hosts have a node")
+    if observed.scheduled_whole_at is not None:
+        return _condition(observed, ConditionType.QUEUED, "False", Reason.SCHEDULED, "All hosts have a node")
+    return _condition(observed, ConditionType.QUEUED, "False", phase.value, f"The job is {phase.value}")
 
 
 def _running(observed: Observed, phase: JobPhase) -> Condition | None:
@@ -137,8 +177,7 @@ def _should_serve(leader: Pod, now: datetime.datetime, seconds: float) -> bool:
 def _healthy(observed: Observed, phase: JobPhase) -> Condition | None:
     report = observed.progress
     if report is None:
-        before = observed.status.condition(ConditionType.HEALTHY)
-        return before.model_copy(update={"observed_generation": observed.metadata.generation}) if before else None
+        return _as_before(observed, ConditionType.HEALTHY)
     if report.non_finite:
         metrics = ", ".join(report.non_finite)
         message = f"Not finite at step {report.step}: {metrics}. Lower spec.optimizer.learningRate"

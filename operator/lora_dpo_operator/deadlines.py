@@ -74,11 +74,9 @@ def next_due(observed: Observed, now: datetime.datetime) -> datetime.datetime | 
 
 def _waiting(observed: Observed, jobset: JobSet, policy: RunPolicy) -> Iterator[Limit]:
     """`queueTimeout`: for quota, or until every host has its node."""
-    verdict = observed.verdict
-    queued = isinstance(verdict, Accepted) and verdict.queue_name is not None
-    if policy.queue_timeout is None or observed.scheduled_whole_at is not None or (jobset.suspended and not queued):
+    if policy.queue_timeout is None or observed.scheduled_whole_at is not None:
         return
-    since = _suspended_at(jobset) if jobset.suspended else observed.attempt_started_at
+    since = observed.queued_since if jobset.suspended else observed.attempt_started_at
     if since is None:
         return
     yield Limit(
@@ -151,12 +149,6 @@ def _known_not_to_train(observed: Observed) -> bool:
         return True
     report = observed.poll.report
     return report is not None and report.attempt == observed.attempt and not observed.poll.unreachable
-
-
-def _suspended_at(jobset: JobSet) -> datetime.datetime | None:
-    condition = jobset.condition("Suspended")
-    known = condition is not None and condition.status == "True"
-    return condition.last_transition_time if condition and known else jobset.metadata.creation_timestamp
 
 
 def _length(duration: str) -> datetime.timedelta:

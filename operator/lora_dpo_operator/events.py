@@ -19,6 +19,7 @@ from lora_dpo_operator.observed import Accepted, Verdict
 from lora_dpo_operator.reasons import Reason
 
 _MESSAGE_LIMIT = 1024
+_BEGUN = (JobPhase.RUNNING, JobPhase.RESTARTING)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,12 @@ class Event:
 
 def between(before: LoraDpoJobStatus, after: LoraDpoJobStatus, verdict: Verdict) -> list[Event]:
     """What has become known, in the order in which it happened."""
-    return [*_acceptance(before, after, verdict), *_phases(before, after), *_warnings(before, after)]
+    return [
+        *_acceptance(before, after, verdict),
+        *_eviction(before, after),
+        *_phases(before, after),
+        *_warnings(before, after),
+    ]
 
 
 def build(event: Event, metadata: Metadata, now: datetime.datetime, index: int = 0) -> Manifest:
@@ -90,6 +96,12 @@ def _acceptance(before: LoraDpoJobStatus, after: LoraDpoJobStatus, verdict: Verd
         yield Event("Warning", notice.code, str(notice))
 
 
+def _eviction(before: LoraDpoJobStatus, after: LoraDpoJobStatus) -> Iterator[Event]:
+    was, now = before.condition(ConditionType.EVICTED), after.condition(ConditionType.EVICTED)
+    if now is not None and now.status == "True" and (was is None or was.status != "True"):
+        yield Event("Warning", ConditionType.EVICTED, f"{now.reason}: {now.message}")
+
+
 def _phases(before: LoraDpoJobStatus, after: LoraDpoJobStatus) -> Iterator[Event]:
     known = {(entry.phase, entry.started) for entry in before.timeline}
     for entry in after.timeline:
@@ -110,7 +122,7 @@ def _message(phase: JobPhase, status: LoraDpoJobStatus) -> str:
             return ""
         case JobPhase.PREPARING:
             return "Started to check data, model and bucket; no slice is held yet"
-        case JobPhase.INITIALIZING if JobPhase.RESTARTING in (entry.phase for entry in status.timeline):
+        case JobPhase.INITIALIZING if any(entry.phase in _BEGUN for entry in status.timeline):
             return "The slice starts again from its last checkpoint"
         case JobPhase.INITIALIZING:
             found = status.prepared

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -66,6 +67,19 @@ CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 EVENTS = Resource("", "v1", "events", "Event")
 NODES = Resource("", "v1", "nodes", "Node")
 
+DISCOVERY_SECONDS = 30.0
+"""How long it is believed that an API group is served, or that it is not."""
+
+
+def workloads(version: str) -> Resource:
+    """Kueue's Workloads, in a version that the cluster serves."""
+    return Resource(names.KUEUE, version, "workloads", "Workload")
+
+
+def local_queues(version: str) -> Resource:
+    """Kueue's queues of a namespace, in a version that the cluster serves."""
+    return Resource(names.KUEUE, version, "localqueues", "LocalQueue")
+
 
 class Gateway:
     """Calls to the API server, with timeouts and typed errors."""
@@ -74,6 +88,7 @@ class Gateway:
         self._client = client
         self._timeout = aiohttp.ClientTimeout(total=timeout, connect=10.0)
         self._observer = observer
+        self._served: dict[str, tuple[str | None, float]] = {}
 
     async def close(self) -> None:
         """Close the connections."""
@@ -119,6 +134,25 @@ class Gateway:
             if not token:
                 return
 
+    async def served_version(self, group: str) -> str | None:
+        """The version of an API group that the cluster prefers; None where it does not serve the group.
+
+        Asked anew now and then: what is optional comes and goes while the operator runs.
+
+        Raises:
+            GatewayError: the API server did not answer.
+        """
+        version, until = self._served.get(group, (None, 0.0))
+        if time.monotonic() < until:
+            return version
+        try:
+            found = await self._call("discover", "GET", Resource(group, "", "apigroups", "APIGroup"), f"/apis/{group}")
+            version = str(found["preferredVersion"]["version"])
+        except NotFoundError:
+            version = None
+        self._served[group] = (version, time.monotonic() + DISCOVERY_SECONDS)
+        return version
+
     async def create(self, resource: Resource, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
         """Create an object.
 
@@ -151,6 +185,25 @@ class Gateway:
         query = {"fieldManager": names.MANAGER}
         path = resource.path(namespace, name)
         return await self._call("patch", "PATCH", resource, path, body=body, query=query, content=MERGE)
+
+    async def set_active(self, namespace: str, name: str, active: bool) -> None:
+        """Let Kueue take a Workload out of its queue, and remember on it by whose wish; nothing where it is gone.
+
+        Raises:
+            GatewayError: any failure but 404.
+        """
+        version = await self.served_version(names.KUEUE)
+        if version is None:
+            return
+        resource = workloads(version)
+        note = {names.SUSPENDED_ANNOTATION: None if active else "true"}
+        body = {"metadata": {"annotations": note}, "spec": {"active": active}}
+        query = {"fieldManager": names.MANAGER}
+        path = resource.path(namespace, name)
+        try:
+            await self._call("patch", "PATCH", resource, path, body=body, query=query, content=MERGE)
+        except NotFoundError:
+            return
 
     async def set_deadline(self, namespace: str, name: str, seconds: int) -> None:
         """Set `activeDeadlineSeconds` of a Job; nothing happens where it is gone already.

@@ -42,7 +42,7 @@ _TPU_PORTS = (
 def build(blueprint: Blueprint) -> Manifest:
     """The manifest. Needs the blueprint's `prepared_digest`."""
     labels = blueprint.labels(Phase.TRAIN)
-    queued = {names.QUEUE_LABEL: blueprint.queue_name} if blueprint.queue_name else {}
+    queued = {**blueprint.queue_labels, names.QUEUE_LABEL: blueprint.queue_name} if blueprint.queue_name else {}
     spec: dict[str, Any] = {
         "network": {
             "enableDNSHostnames": True,

@@ -9,8 +9,19 @@ from lora_dpo_api import wire
 from lora_dpo_api.protocol import Phase
 from lora_dpo_api.tpu import ACCELERATOR_LABEL
 from lora_dpo_operator import accept, names, waiting
-from lora_dpo_operator.errors import ForbiddenError, NameTakenError
-from lora_dpo_operator.gateway import EVENTS, JOBS, JOBSETS, LORA_DPO_JOBS, NODES, PODS, Gateway, Manifest
+from lora_dpo_operator.errors import ForbiddenError, NameTakenError, NotFoundError
+from lora_dpo_operator.gateway import (
+    EVENTS,
+    JOBS,
+    JOBSETS,
+    LORA_DPO_JOBS,
+    NODES,
+    PODS,
+    Gateway,
+    Manifest,
+    local_queues,
+    workloads,
+)
 from lora_dpo_operator.nodes import Node
 from lora_dpo_operator.objects import EventView, Job, JobSet, KubeModel, ObjectMeta, items
 from lora_dpo_operator.observed import NOT_POLLED, Accepted, Observed, Poll, Trouble
@@ -18,6 +29,7 @@ from lora_dpo_operator.pods import Pod
 from lora_dpo_operator.reasons import Reason
 from lora_dpo_operator.settings import Settings
 from lora_dpo_operator.terminations import Termination, of_pod
+from lora_dpo_operator.workloads import Workload
 
 _EVENTS_READ = 20
 
@@ -54,13 +66,64 @@ async def observe(gateway: Gateway, namespace: str, name: str, memory: Memory, s
     )
     if raw is None or raw["metadata"].get("deletionTimestamp"):
         return None
-    observed = _assemble(raw, jobset, jobs, pods, memory, settings)
+    observed = await _with_queue(gateway, _assemble(raw, jobset, jobs, pods, memory, settings))
     watched = waiting.watched(observed)
     if watched is not None:
         observed = dataclasses.replace(observed, warnings=await _warnings(gateway, namespace, watched))
     if isinstance(observed.verdict, Accepted) and any(pod.unschedulable for pod in observed.slice_pods):
         observed = dataclasses.replace(observed, nodes=await _tpu_hosts(gateway))
     return observed
+
+
+async def _with_queue(gateway: Gateway, observed: Observed) -> Observed:
+    """What Kueue says, where it is asked to say something, or has taken up a child by itself."""
+    verdict, child = observed.verdict, observed.working_child
+    if not isinstance(verdict, Accepted) or observed.settled or observed.trouble is not None:
+        return observed
+    idle = observed.jobset is None and not observed.trained
+    about_to_start = idle and (observed.prepare is None or observed.prepared is not None)
+    if verdict.queue_name is not None and about_to_start:
+        # Said before anything is made: without Kueue the quota would not be heeded, without the queue nothing starts.
+        trouble = await _no_queue(gateway, observed.metadata.namespace, verdict.queue_name)
+        return dataclasses.replace(observed, trouble=trouble)
+    if child is None or child.ended or not (observed.in_queue(child) or child.spec.suspend):
+        return observed
+    return dataclasses.replace(observed, workload=await _workload(gateway, child.metadata))
+
+
+async def _workload(gateway: Gateway, child: ObjectMeta) -> Workload | None:
+    version = await gateway.served_version(names.KUEUE)
+    if version is None:
+        return None
+    selector = f"{names.WORKLOAD_OF}={child.uid}"
+    try:
+        found = items(Workload, await gateway.list(workloads(version), child.namespace, labels=selector))
+    except (NotFoundError, ForbiddenError):
+        return None
+    return next((workload for workload in found if workload.metadata.owned_by(child.uid)), None)
+
+
+async def _no_queue(gateway: Gateway, namespace: str, queue: str) -> Trouble | None:
+    """Why a queue will never admit anything; None where it may."""
+    version = await gateway.served_version(names.KUEUE)
+    if version is None:
+        return Trouble(
+            reason=Reason.NO_KUEUE,
+            message=f"The job asks for the queue {queue}, but Kueue is not installed",
+            final=False,
+            hint="install Kueue (https://kueue.sigs.k8s.io), or take spec.queueName away",
+        )
+    try:
+        if await gateway.get(local_queues(version), namespace, queue) is not None:
+            return None
+    except ForbiddenError:
+        return None
+    return Trouble(
+        reason=Reason.NO_QUEUE,
+        message=f"There is no LocalQueue {queue} in the namespace {namespace}",
+        final=False,
+        hint=f"kubectl get localqueues -n {namespace}; correct spec.queueName, or create the LocalQueue",
+    )
 
 
 async def _tpu_hosts(gateway: Gateway) -> tuple[Node, ...]:

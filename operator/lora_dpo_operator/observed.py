@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Mapping
 
 from lora_dpo_api.job import LoraDpoJobSpec, Metadata
 from lora_dpo_api.notices import Notice
@@ -11,12 +12,13 @@ from lora_dpo_api.protocol import Phase, PreparedReport, ProgressReport
 from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
 from lora_dpo_operator import names
 from lora_dpo_operator.nodes import Node
-from lora_dpo_operator.objects import EventView, Job, JobSet
+from lora_dpo_operator.objects import EventView, Job, JobSet, condition_true
 from lora_dpo_operator.placement import Placement
 from lora_dpo_operator.pods import Pod
 from lora_dpo_operator.reasons import FailureClass
 from lora_dpo_operator.settings import Settings
 from lora_dpo_operator.terminations import TRAINING_STATES, Termination
+from lora_dpo_operator.workloads import Workload
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,7 @@ class Accepted:
 
     Attributes:
         config: the trainer's configuration file, as text.
+        queue_labels: Kueue's own labels on the job, such as that of a priority class.
         notices: what the user should hear: forced values, guidance.
     """
 
@@ -34,6 +37,7 @@ class Accepted:
     run_id: str
     spec_hash: str
     queue_name: str | None = None
+    queue_labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notices: tuple[Notice, ...] = ()
 
 
@@ -96,6 +100,7 @@ class Observed:
     Attributes:
         settings: the operator's.
         slice_jobs: the JobSet's Jobs, one a slice.
+        workload: what Kueue knows of the child that works now, where Kueue has it.
         terminations: of all pods seen, also of those that are gone.
         warnings: the cluster's own events on what cannot start.
         nodes: the cluster's TPU hosts, read only while a host of the slice has none.
@@ -111,6 +116,7 @@ class Observed:
     jobset: JobSet | None = None
     slice_jobs: tuple[Job, ...] = ()
     export: Job | None = None
+    workload: Workload | None = None
     pods: tuple[Pod, ...] = ()
     terminations: tuple[Termination, ...] = ()
     poll: Poll = NOT_POLLED
@@ -136,6 +142,52 @@ class Observed:
         finished = self.status.phase is not None and self.status.phase.finished and not self.retry_asked
         elsewhere = isinstance(self.verdict, Accepted) and self.verdict.spec.managed_by is not None
         return finished or elsewhere
+
+    @property
+    def working_child(self) -> Job | JobSet | None:
+        """The child whose turn it is."""
+        return self.export or self.jobset or self.prepare
+
+    @property
+    def wants_suspension(self) -> bool:
+        """Whether the job's user wants it to hold nothing."""
+        return isinstance(self.verdict, Accepted) and self.verdict.spec.run_policy.suspend
+
+    def in_queue(self, child: Job | JobSet | None) -> bool:
+        """Whether Kueue owns a child's `suspend`.
+
+        Its own label decides: Kueue may have put it there, in a namespace with a default queue. A Workload without
+        one is of a Kueue that manages everything.
+        """
+        if child is None:
+            return False
+        if names.QUEUE_LABEL in child.metadata.labels:
+            return True
+        return self.workload is not None and self.workload.metadata.owned_by(child.metadata.uid)
+
+    @property
+    def waits_in_queue(self) -> bool:
+        """Whether Kueue keeps the child whose turn it is from holding anything."""
+        child = self.working_child
+        if child is None or child.ended or not child.spec.suspend or self.wants_suspension:
+            return False
+        return self.in_queue(child)
+
+    @property
+    def queued_since(self) -> datetime.datetime | None:
+        """When Kueue last stopped that child, or since when it has kept it from starting; None where it doesn't."""
+        child = self.working_child
+        if child is None or not self.waits_in_queue:
+            return None
+        evicted = self.workload.evicted if self.workload else None
+        since = evicted or condition_true(child.status.conditions, "Suspended")
+        return since.last_transition_time if since else child.metadata.creation_timestamp
+
+    @property
+    def admitted_at(self) -> datetime.datetime | None:
+        """When Kueue last let the child whose turn it is go on; None where it has not."""
+        admitted = self.workload.admitted if self.workload else None
+        return admitted.last_transition_time if admitted else None
 
     @property
     def pinned_config_map(self) -> str | None:

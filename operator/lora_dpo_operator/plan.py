@@ -17,7 +17,7 @@ from lora_dpo_operator import configmap, export_job, jobset, lifetime, names, pr
 from lora_dpo_operator.blueprint import Blueprint
 from lora_dpo_operator.gateway import CONFIG_MAPS, JOBS, JOBSETS, LORA_DPO_JOBS, Manifest, Resource
 from lora_dpo_operator.holding import Hold
-from lora_dpo_operator.objects import JobSet
+from lora_dpo_operator.objects import Job, JobSet
 from lora_dpo_operator.observed import Accepted, Observed
 from lora_dpo_operator.settings import Settings
 
@@ -62,7 +62,15 @@ class SetDeadline:
     seconds: int
 
 
-Action = Create | SetSuspend | Delete | SetDeadline
+@dataclasses.dataclass(frozen=True)
+class SetActive:
+    """Take a Workload out of its queue, or put it back: the way to suspend what Kueue has."""
+
+    name: str
+    active: bool
+
+
+Action = Create | SetSuspend | SetActive | Delete | SetDeadline
 
 AWAY_SECONDS = 300
 """How long after the operator Kubernetes ends a slice whose time is up."""
@@ -123,6 +131,7 @@ def blueprint_of(observed: Observed, verdict: Accepted, settings: Settings) -> B
         spec_hash=observed.status.spec_hash or verdict.spec_hash,
         trainer_env=settings.trainer_env,
         queue_name=verdict.queue_name,
+        queue_labels=verdict.queue_labels,
         prepared_digest=observed.prepared.digest if observed.prepared else "",
     )
 
@@ -137,17 +146,16 @@ def _prepare(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]:
         # Its pod is gone, and its report with it: run it again, which costs little where its output exists.
         lost = not any(end.succeeded for end in observed.ends(Phase.PREPARE))
         return (Delete(JOBS, job.metadata.name),) if lost else ()
-    wanted = blueprint.spec.run_policy.suspend
-    return (
-        *_lost_config(observed, blueprint),
-        *_suspended(JOBS, job.metadata.name, now=job.spec.suspend, wanted=wanted),
-    )
+    return (*_lost_config(observed, blueprint), *_suspended(observed, JOBS, job))
 
 
 def _train(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]:
     found = observed.jobset
     if found is None and observed.pods_of(Phase.TRAIN):
         # Pods of a JobSet that was deleted still end: two slices must not write to one output.
+        return ()
+    if found is None and blueprint.queue_name and observed.wants_suspension:
+        # Kueue would start it, since a JobSet in a queue cannot be made suspended.
         return ()
     if found is None:
         return (*_config(blueprint), Create(JOBSETS, jobset.build(blueprint)))
@@ -156,12 +164,7 @@ def _train(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]:
     if found.failed:
         return ()
     ends = _deadlines(observed, durations.seconds(blueprint.spec.run_policy.active_deadline))
-    kept = (*_lost_config(observed, blueprint), *ends)
-    if blueprint.queue_name:
-        # Kueue owns `suspend` of a queued JobSet.
-        return kept
-    wanted = blueprint.spec.run_policy.suspend
-    return (*_suspended(JOBSETS, found.metadata.name, now=found.spec.suspend, wanted=wanted), *kept)
+    return (*_suspended(observed, JOBSETS, found), *_lost_config(observed, blueprint), *ends)
 
 
 def _deadlines(observed: Observed, active: int) -> Iterator[SetDeadline]:
@@ -197,5 +200,14 @@ def _lost_config(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]
     return _config(blueprint) if any(missing in message for message in said) else ()
 
 
-def _suspended(resource: Resource, name: str, *, now: bool, wanted: bool) -> tuple[Action, ...]:
-    return (SetSuspend(resource, name, wanted),) if now != wanted else ()
+def _suspended(observed: Observed, resource: Resource, child: Job | JobSet) -> tuple[Action, ...]:
+    """Suspend or resume as the user wants; of what is in a queue, Kueue owns `suspend`."""
+    wanted, workload = observed.wants_suspension, observed.workload
+    if not observed.in_queue(child):
+        return (SetSuspend(resource, child.metadata.name, wanted),) if child.spec.suspend != wanted else ()
+    if workload is None:
+        return ()
+    if wanted and workload.spec.active:
+        return (SetActive(workload.metadata.name, active=False),)
+    # What Kueue or an administrator took out of the queue is theirs to put back.
+    return (SetActive(workload.metadata.name, active=True),) if not wanted and workload.suspended_by_us else ()

@@ -29,7 +29,9 @@ class Reason(enum.StrEnum):
 
     WAITING_FOR_QUEUE = "WaitingForQueue"
     WAITING_FOR_CAPACITY = "WaitingForCapacity"
-    ADMITTED = "Admitted"
+    SCHEDULED = "Scheduled"
+    NO_KUEUE = "KueueNotInstalled"
+    NO_QUEUE = "LocalQueueNotFound"
 
     SLICE_CREATED = "SliceCreated"
     INITIALIZING = "Initializing"

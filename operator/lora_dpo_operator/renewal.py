@@ -76,6 +76,6 @@ def _exported(observed: Observed) -> bool:
 
 def _resumed_with_another_spec(observed: Observed, verdict: Accepted) -> bool:
     """Only what is suspended may be made anew: what runs keeps the spec that it was started with."""
-    if verdict.queue_name is not None or verdict.spec.run_policy.suspend or not changed(observed):
+    if verdict.spec.run_policy.suspend or not changed(observed):
         return False
     return observed.status.phase is JobPhase.SUSPENDED

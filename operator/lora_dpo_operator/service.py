@@ -231,6 +231,9 @@ class Service:
         limits = (deadlines.next_due(observed, now), lifetime.expires_at(observed))
         waits = [max(0.0, (limit - now).total_seconds()) for limit in limits if limit is not None]
         waits += [self.settings.recheck_seconds] if needs_another_look(observed) else []
+        if observed.queued_since is not None:
+            # Its turn shows on the child; what it waits for changes ever more slowly.
+            waits.append(max(self.settings.recheck_seconds, (now - observed.queued_since).total_seconds() / 2))
         return self._monotonic() + min(waits) if waits else None
 
     def _failed(self, key: Key, entry: Entry, error: OperatorError) -> None:

@@ -7,7 +7,7 @@ import datetime
 
 from lora_dpo_api.protocol import Phase
 from lora_dpo_api.status import Failure, JobPhase
-from lora_dpo_operator.objects import JobSet
+from lora_dpo_operator.objects import Job, JobSet
 from lora_dpo_operator.observed import Accepted, Observed, Refused
 from lora_dpo_operator.reasons import Reason
 from lora_dpo_operator.terminations import TRAINING_STATES
@@ -41,20 +41,24 @@ def phase_of(observed: Observed, failure: Failure | None) -> JobPhase:
         return JobPhase.EXPORTING
     if observed.jobset is not None:
         return _slice_phase(observed, observed.jobset)
+    if observed.prepared is not None and _held_back(observed):
+        return JobPhase.SUSPENDED
     if observed.prepared is not None and observed.status.phase in _HAD_A_SLICE:
         return JobPhase.RESTARTING
     if observed.prepare is None and observed.prepared is None:
         return JobPhase.PENDING
     if observed.prepare is not None and observed.prepare.spec.suspend:
-        return JobPhase.SUSPENDED
+        return JobPhase.QUEUED if observed.waits_in_queue else JobPhase.SUSPENDED
     return JobPhase.PREPARING
 
 
 def path_to(phase: JobPhase, observed: Observed, failure: Failure | None, now: datetime.datetime) -> list[Milestone]:
     """The phases from the beginning to the present one, of the present attempt, with the objects' own times."""
     path = [Milestone(JobPhase.PENDING, observed.metadata.creation_timestamp or now)]
+    if phase is JobPhase.QUEUED and observed.jobset is None:
+        return [*path, Milestone(phase, observed.queued_since or now, _queue_reason(observed))]
     if observed.prepare is not None:
-        path.append(Milestone(JobPhase.PREPARING, observed.prepare.metadata.creation_timestamp or now))
+        path.append(Milestone(JobPhase.PREPARING, _prepare_started(observed, observed.prepare) or now))
     if observed.jobset is not None:
         path += _slice_path(observed, observed.jobset, phase, now)
     if observed.export is not None:
@@ -70,10 +74,15 @@ def path_to(phase: JobPhase, observed: Observed, failure: Failure | None, now: d
     return path
 
 
+def _held_back(observed: Observed) -> bool:
+    """Whether the JobSet is not made because its user wants nothing to run, and its queue would start it."""
+    verdict = observed.verdict
+    return isinstance(verdict, Accepted) and verdict.queue_name is not None and observed.wants_suspension
+
+
 def _slice_phase(observed: Observed, jobset: JobSet) -> JobPhase:
-    queued = isinstance(observed.verdict, Accepted) and observed.verdict.queue_name is not None
     if jobset.suspended:
-        return JobPhase.QUEUED if queued else JobPhase.SUSPENDED
+        return JobPhase.QUEUED if observed.waits_in_queue else JobPhase.SUSPENDED
     if observed.training:
         # A failed host ends the attempt: JobSet will say so in a moment.
         return JobPhase.RESTARTING if jobset.restarting else JobPhase.RUNNING
@@ -95,14 +104,34 @@ def _slice_path(observed: Observed, jobset: JobSet, phase: JobPhase, now: dateti
     started = observed.attempt_started_at or now
     was_queued = phase is JobPhase.QUEUED or observed.status.phase is JobPhase.QUEUED
     if was_queued:
-        path.append(Milestone(JobPhase.QUEUED, started))
+        path.append(Milestone(JobPhase.QUEUED, observed.queued_since or started, _queue_reason(observed)))
         if phase is JobPhase.QUEUED:
             return path
-        started = observed.scheduled_whole_at or now
+        started = observed.scheduled_whole_at or _admitted_since(observed) or now
     path.append(Milestone(JobPhase.INITIALIZING, started))
     if observed.training:
         path.append(Milestone(JobPhase.RUNNING, _training_since(observed) or now))
     return path
+
+
+def _prepare_started(observed: Observed, prepare: Job) -> datetime.datetime | None:
+    """When it was made; out of a queue, when it was let go."""
+    made, let_go = prepare.metadata.creation_timestamp, prepare.status.start_time
+    return let_go or made if observed.in_queue(prepare) else made
+
+
+def _queue_reason(observed: Observed) -> str:
+    """Kueue's word for why it took the hosts away; where it has only not given any yet, ours."""
+    if not observed.waits_in_queue:
+        return ""
+    evicted = observed.workload.evicted if observed.workload else None
+    return evicted.reason[:64] if evicted else Reason.WAITING_FOR_QUEUE
+
+
+def _admitted_since(observed: Observed) -> datetime.datetime | None:
+    """When Kueue let the slice go on, if that was after it began to wait: later waits are for nodes alone."""
+    time, waits = observed.admitted_at, observed.status.timeline
+    return time if time is not None and (not waits or time >= waits[-1].started) else None
 
 
 def _restarted_at(observed: Observed, jobset: JobSet) -> datetime.datetime | None:

@@ -7,10 +7,10 @@ import datetime
 from collections.abc import Iterable, Iterator
 
 from lora_dpo_api.protocol import Phase, TrainerState
-from lora_dpo_operator import capacity, causes
+from lora_dpo_operator import capacity, causes, names
 from lora_dpo_operator.causes import Cause
-from lora_dpo_operator.objects import EventView, ObjectMeta
-from lora_dpo_operator.observed import Accepted, Observed
+from lora_dpo_operator.objects import EventView, JobSet, ObjectMeta
+from lora_dpo_operator.observed import Observed
 from lora_dpo_operator.pods import Pod, WaitingKind
 from lora_dpo_operator.reasons import FailureClass, Reason
 
@@ -31,6 +31,7 @@ _STATES = {
 _MISSING = Cause(Reason.MISSING_REFERENCE, FailureClass.CONFIG)
 _PULL = Cause(Reason.IMAGE_PULL, FailureClass.CONFIG, "correct spec.podTemplate.image, or let the nodes reach it")
 _NO_NODE = Cause(Reason.UNSCHEDULABLE, FailureClass.INFRASTRUCTURE)
+_IN_QUEUE = Cause(Reason.WAITING_FOR_QUEUE, FailureClass.INFRASTRUCTURE)
 _NOT_MADE = Cause(Reason.PREPARE_WAITS, FailureClass.INFRASTRUCTURE)
 
 
@@ -58,11 +59,15 @@ class Wait:
 
 def prepare_wait(observed: Observed) -> Wait | None:
     """Why prepare has not started; None while it runs, or is just about to."""
+    if observed.jobset is None and observed.export is None and observed.waits_in_queue:
+        return queue_wait(observed)
     return _first(observed, observed.pods_of(Phase.PREPARE)) if observed.prepare else None
 
 
 def export_wait(observed: Observed) -> Wait | None:
     """Why export has not started; None while it runs, or is just about to."""
+    if observed.export is not None and observed.waits_in_queue:
+        return queue_wait(observed)
     return _first(observed, observed.pods_of(Phase.EXPORT)) if observed.export else None
 
 
@@ -73,10 +78,8 @@ def start_problem(observed: Observed) -> Wait | None:
 
 def slice_wait(observed: Observed) -> Wait:
     """Why the slice has no hosts."""
-    jobset = observed.jobset
-    if jobset is not None and jobset.suspended and isinstance(observed.verdict, Accepted):
-        queue = observed.verdict.queue_name
-        return Wait(reason=Reason.WAITING_FOR_QUEUE, message=f"Waiting in the queue {queue} for quota")
+    if observed.waits_in_queue:
+        return queue_wait(observed)
     pending = [pod for pod in observed.slice_pods if pod.unschedulable]
     why = pending[0].unschedulable.message if pending and pending[0].unschedulable else "no node is free"
     cause = causes.of(why, Cause(Reason.WAITING_FOR_CAPACITY, FailureClass.INFRASTRUCTURE))
@@ -90,6 +93,19 @@ def slice_wait(observed: Observed) -> Wait:
         hint=cause.hint,
         pod=pending[0] if pending else None,
     )
+
+
+def queue_wait(observed: Observed) -> Wait:
+    """Why Kueue keeps a child from starting, in Kueue's own words."""
+    child = observed.working_child
+    queue = child.metadata.labels.get(names.QUEUE_LABEL) if child else None
+    who = "Waiting" if isinstance(child, JobSet) else f"{child.metadata.name} is waiting" if child else "Waiting"
+    where = f"in the queue {queue}" if queue else "for Kueue"
+    if observed.workload is None:
+        hint = f"kubectl get pods -n {names.KUEUE_NAMESPACE}: Kueue's controller may be down"
+        return Wait(reason=Reason.WAITING_FOR_QUEUE, message=f"{who} {where}: Kueue has not taken it up yet", hint=hint)
+    said = observed.workload.refusal
+    return _wait(f"{who} {where}: {said.message or said.reason}", _IN_QUEUE, None)
 
 
 def starting(observed: Observed) -> str:

@@ -14,6 +14,7 @@ from lora_dpo_operator.observed import Accepted, Observed, Poll
 from lora_dpo_operator.pods import Pod
 from lora_dpo_operator.settings import Settings
 from lora_dpo_operator.terminations import of_pod
+from lora_dpo_operator.workloads import Workload
 
 START = datetime.datetime(2026, 1, 1, 12, 0, 0, tzinfo=datetime.UTC)
 UID = "11111111-2222-3333-4444-555555555555"
@@ -103,13 +104,15 @@ def _child(name: str, seconds: int, phase: Phase) -> dict[str, Any]:
     }
 
 
-def a_batch_job(phase: Phase, created: int, *conditions: dict[str, Any], suspend: bool = False) -> Job:
-    """The prepare or export Job."""
+def a_batch_job(
+    phase: Phase, created: int, *conditions: dict[str, Any], suspend: bool = False, queue: str | None = None
+) -> Job:
+    """The prepare or export Job; `queue` where Kueue has put it into one."""
     name = names.prepare_job(NAME) if phase is Phase.PREPARE else names.export_job(NAME)
     containers = [{"name": names.TRAINER, "image": "trainer:0"}]
     return Job.model_validate(
         {
-            "metadata": _child(name, created, phase),
+            "metadata": _in_queue(_child(name, created, phase), queue),
             "spec": {"suspend": suspend, "template": {"spec": {"containers": containers}}},
             "status": {"conditions": list(conditions)},
         }
@@ -117,17 +120,66 @@ def a_batch_job(phase: Phase, created: int, *conditions: dict[str, Any], suspend
 
 
 def a_jobset(
-    created: int, *conditions: dict[str, Any], restarts: int = 0, counted: int | None = None, suspend: bool = False
+    created: int,
+    *conditions: dict[str, Any],
+    restarts: int = 0,
+    counted: int | None = None,
+    suspend: bool = False,
+    queue: str | None = None,
 ) -> JobSet:
     """The JobSet; `counted` restarts count towards its limit, by default all of them."""
     return JobSet.model_validate(
         {
-            "metadata": _child(NAME, created, Phase.TRAIN),
+            "metadata": _in_queue(_child(NAME, created, Phase.TRAIN), queue),
             "spec": {"suspend": suspend},
             "status": {
                 "restarts": restarts,
                 "restartsCountTowardsMax": restarts if counted is None else counted,
                 "conditions": list(conditions),
+            },
+        }
+    )
+
+
+def _in_queue(metadata: dict[str, Any], queue: str | None) -> dict[str, Any]:
+    labels = {names.QUEUE_LABEL: queue} if queue else {}
+    return metadata | {"labels": metadata["labels"] | labels}
+
+
+def a_workload(
+    child: Job | JobSet,
+    *conditions: dict[str, Any],
+    active: bool = True,
+    cluster_queue: str = "",
+    annotations: dict[str, str] | None = None,
+    checks: tuple[dict[str, str], ...] = (),
+) -> Workload:
+    """Kueue's Workload of a child.
+
+    Args:
+        child: whose it is.
+        conditions: its conditions.
+        active: whether it may be admitted at all.
+        cluster_queue: whose quota it uses.
+        annotations: its annotations.
+        checks: its admission checks: name, state, message.
+    """
+    kind = type(child).__name__
+    owner = {"kind": kind, "name": child.metadata.name, "uid": child.metadata.uid, "controller": True}
+    return Workload.model_validate(
+        {
+            "metadata": {
+                "name": f"{kind.lower()}-{child.metadata.name}-12345",
+                "namespace": NAMESPACE,
+                "labels": {names.WORKLOAD_OF: child.metadata.uid},
+                "annotations": annotations or {},
+                "ownerReferences": [owner],
+            },
+            "spec": {"active": active},
+            "status": {
+                "conditions": list(conditions),
+                "admission": {"clusterQueue": cluster_queue} if cluster_queue else None,
+                "admissionChecks": list(checks),
             },
         }
     )

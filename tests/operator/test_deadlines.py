@@ -55,11 +55,11 @@ CASES: dict[str, tuple[Observed, tuple[str, int] | None]] = {
     "nothing is limited before there is a slice": (job(jobset=None), None),
     "the wait counts from the JobSet on": (job(pods=NO_NODE), ("QueueTimeout", 160)),
     "also for quota": (
-        job(spec={"queueName": "tpus"}, jobset=a_jobset(100, suspend=True)),
+        job(spec={"queueName": "tpus"}, jobset=a_jobset(100, suspend=True, queue="tpus")),
         ("QueueTimeout", 160),
     ),
     "and after an eviction, from then on": (
-        job(spec={"queueName": "tpus"}, jobset=a_jobset(100, SUSPENDED, suspend=True)),
+        job(spec={"queueName": "tpus"}, jobset=a_jobset(100, SUSPENDED, suspend=True, queue="tpus")),
         ("QueueTimeout", 360),
     ),
     "once more after a restart": (

@@ -79,7 +79,7 @@ PHASES = {
         JobPhase.QUEUED,
     ),
     "Kueue holds the JobSet": (
-        observe(QUEUED_JOB, status=prepared_status(), jobset=a_jobset(21, suspend=True)),
+        observe(QUEUED_JOB, status=prepared_status(), jobset=a_jobset(21, suspend=True, queue="tpu-queue")),
         JobPhase.QUEUED,
     ),
     "the user suspended it": (observe(status=prepared_status(), jobset=a_jobset(21, suspend=True)), JobPhase.SUSPENDED),

@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio import client as kube
 
+from lora_dpo_operator import gateway as gateways
 from lora_dpo_operator.errors import (
     ConflictError,
     ForbiddenError,
@@ -177,3 +178,24 @@ async def test_a_server_that_is_gone_is_worth_another_try() -> None:
     with pytest.raises(UnavailableError):
         await door.get(JOBS, "team-a", "x")
     await door.close()
+
+
+async def test_what_is_optional_is_asked_for_anew_now_and_then(
+    server: Server, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def absent(_: web.Request) -> web.Response:
+        return web.json_response({"message": "the server could not find the requested resource"}, status=404)
+
+    async def there(_: web.Request) -> web.Response:
+        return web.json_response({"preferredVersion": {"version": "v1beta2"}})
+
+    server.answer = absent
+    assert await gateway.served_version("kueue.x-k8s.io") is None
+    server.answer = there
+    assert await gateway.served_version("kueue.x-k8s.io") is None
+    assert [call["path"] for call in server.asked] == ["/apis/kueue.x-k8s.io"]
+    monkeypatch.setattr(gateways, "DISCOVERY_SECONDS", 0.0)
+    other = "batch"
+    assert await gateway.served_version(other) == "v1beta2"
+    server.answer = absent
+    assert await gateway.served_version(other) is None

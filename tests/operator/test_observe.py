@@ -16,7 +16,20 @@ from lora_dpo_operator.gateway import Gateway
 from lora_dpo_operator.observe import Memory, observe
 from lora_dpo_operator.terminations import of_pod
 
-from .builders import NAME, NAMESPACE, SETTINGS, UID, a_batch_job, a_job, a_jobset, a_pod, condition, prepare_report
+from .builders import (
+    NAME,
+    NAMESPACE,
+    SETTINGS,
+    UID,
+    a_batch_job,
+    a_job,
+    a_jobset,
+    a_pod,
+    a_workload,
+    condition,
+    prepare_report,
+    prepared_status,
+)
 
 JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
@@ -104,6 +117,66 @@ async def test_a_job_that_is_gone_or_going_is_none(held: Held, gateway: Gateway,
     else:
         held[JOB]["metadata"]["deletionTimestamp"] = "2026-01-01T13:00:00Z"
     assert await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS) is None
+
+
+KUEUE = "/apis/kueue.x-k8s.io"
+WORKLOADS = f"{KUEUE}/v1beta1/namespaces/{NAMESPACE}/workloads"
+QUEUE = f"{KUEUE}/v1beta1/namespaces/{NAMESPACE}/localqueues/tpus"
+SERVED = {"preferredVersion": {"version": "v1beta1"}}
+QUEUED_JOB = a_job({"queueName": "tpus"})
+
+
+async def test_kueues_workload_is_found_by_discovery_and_owner(held: Held, gateway: Gateway) -> None:
+    jobset = a_jobset(21, suspend=True, queue="tpus")
+    ours, other = a_workload(jobset), a_workload(a_batch_job(Phase.EXPORT, 60))
+    held[JOB] = QUEUED_JOB | {"status": wire(prepared_status())}
+    held |= {JOBSET: wire(jobset), KUEUE: SERVED, WORKLOADS: [wire(other), wire(ours)]}
+    observed = await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS)
+    assert observed is not None
+    assert observed.workload == ours
+    assert observed.trouble is None
+
+
+async def test_a_jobset_that_nobody_queues_brings_no_workload(held: Held, gateway: Gateway) -> None:
+    held |= {JOBSET: wire(a_jobset(21)), KUEUE: SERVED, WORKLOADS: [wire(a_workload(a_jobset(21)))]}
+    held[JOB] = a_job() | {"status": wire(prepared_status())}
+    observed = await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS)
+    assert observed is not None
+    assert observed.workload is None
+
+
+async def test_a_kueue_that_went_away_keeps_nothing(held: Held, gateway: Gateway) -> None:
+    held[JOB] = QUEUED_JOB | {"status": wire(prepared_status())}
+    held |= {JOBSET: wire(a_jobset(21, suspend=True, queue="tpus")), KUEUE: SERVED}
+    observed = await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS)
+    assert observed is not None
+    assert (observed.workload, observed.trouble) == (None, None)
+
+
+async def test_a_queue_without_kueue_is_said_before_anything_is_made(held: Held, gateway: Gateway) -> None:
+    held[JOB] = QUEUED_JOB
+    observed = await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS)
+    assert observed is not None
+    assert observed.trouble is not None
+    assert (observed.trouble.reason, observed.trouble.final) == ("KueueNotInstalled", False)
+    assert "asks for the queue tpus" in observed.trouble.message
+
+
+async def test_a_queue_that_does_not_exist_is_said_before_anything_is_made(held: Held, gateway: Gateway) -> None:
+    held |= {JOB: QUEUED_JOB, KUEUE: SERVED}
+    observed = await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS)
+    assert observed is not None
+    assert observed.trouble is not None
+    assert (observed.trouble.reason, observed.trouble.final) == ("LocalQueueNotFound", False)
+    assert observed.trouble.message == f"There is no LocalQueue tpus in the namespace {NAMESPACE}"
+    assert f"kubectl get localqueues -n {NAMESPACE}" in observed.trouble.hint
+
+
+async def test_a_queue_that_exists_is_no_trouble(held: Held, gateway: Gateway) -> None:
+    held |= {JOB: QUEUED_JOB, KUEUE: SERVED, QUEUE: {"metadata": {"name": "tpus"}}}
+    observed = await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS)
+    assert observed is not None
+    assert observed.trouble is None
 
 
 def test_every_label_has_its_job_and_uid() -> None:

@@ -17,6 +17,7 @@ from .builders import (
     a_job,
     a_jobset,
     a_pod,
+    a_workload,
     condition,
     config_map_name,
     observe,
@@ -29,6 +30,11 @@ DONE = a_batch_job(Phase.PREPARE, 1, condition("Complete", 20))
 PREPARE_POD = a_pod(Phase.PREPARE, 1, ended=(19, 0), message=prepare_report())
 SUSPENDED = a_job({"runPolicy": {"suspend": True}})
 COMPLETED = a_jobset(21, condition("Completed", 59))
+QUEUED = a_job({"queueName": "q"})
+QUEUED_SUSPENDED = a_job({"queueName": "q", "runPolicy": {"suspend": True}})
+HELD = a_jobset(21, suspend=True)
+IN_QUEUE = a_jobset(21, queue="q")
+TAKEN_OUT = a_workload(IN_QUEUE, active=False, annotations={"training.loradpo.dev/suspended": "true"})
 
 
 def told(action: plan.Action) -> str:
@@ -37,6 +43,8 @@ def told(action: plan.Action) -> str:
             return f"{type(action).__name__} {resource.kind} {manifest['metadata']['name'].split('-config-')[0]}"
         case plan.SetSuspend(resource, name, suspend):
             return f"{'Suspend' if suspend else 'Resume'} {resource.kind} {name}"
+        case plan.SetActive(name, active):
+            return f"{'Activate' if active else 'Deactivate'} {name}"
         case plan.Delete(resource, name):
             return f"Delete {resource.kind} {name}"
 
@@ -90,7 +98,45 @@ CASES: dict[str, tuple[Observed, list[str]]] = {
         ["Resume JobSet tiny"],
     ),
     "with a queue, suspending is Kueue's": (
-        observe(a_job({"queueName": "q"}), status=prepared_status(), jobset=a_jobset(21, suspend=True)),
+        observe(QUEUED, status=prepared_status(), jobset=a_jobset(21, suspend=True, queue="q")),
+        [],
+    ),
+    "and so it is while Kueue lets it run": (
+        observe(QUEUED, status=prepared_status(), jobset=IN_QUEUE, workload=a_workload(IN_QUEUE)),
+        [],
+    ),
+    "also where Kueue has put it into the namespace's default queue": (
+        observe(status=prepared_status(), jobset=a_jobset(21, suspend=True, queue="default")),
+        [],
+    ),
+    "or manages what has no queue": (
+        observe(status=prepared_status(), jobset=HELD, workload=a_workload(HELD)),
+        [],
+    ),
+    "the preparation is treated alike": (
+        observe(prepare=a_batch_job(Phase.PREPARE, 1, suspend=True, queue="default")),
+        [],
+    ),
+    "suspending a job in a queue takes its workload out": (
+        observe(QUEUED_SUSPENDED, status=prepared_status(), jobset=IN_QUEUE, workload=a_workload(IN_QUEUE)),
+        ["Deactivate jobset-tiny-12345"],
+    ),
+    "once is enough": (
+        observe(
+            QUEUED_SUSPENDED, status=prepared_status(), jobset=IN_QUEUE, workload=a_workload(IN_QUEUE, active=False)
+        ),
+        [],
+    ),
+    "resuming puts it back": (
+        observe(QUEUED, status=prepared_status(), jobset=IN_QUEUE, workload=TAKEN_OUT),
+        ["Activate jobset-tiny-12345"],
+    ),
+    "but not what somebody else took out": (
+        observe(QUEUED, status=prepared_status(), jobset=IN_QUEUE, workload=a_workload(IN_QUEUE, active=False)),
+        [],
+    ),
+    "a queue gets no slice of a suspended job, since it would start it": (
+        observe(QUEUED_SUSPENDED, status=prepared_status()),
         [],
     ),
     "a job of another controller gets nothing": (observe(a_job({"managedBy": "kueue.x-k8s.io/multikueue"})), []),

@@ -32,6 +32,7 @@ from .builders import (
     a_job,
     a_jobset,
     a_pod,
+    a_workload,
     at,
     condition,
     config_map_name,
@@ -158,6 +159,51 @@ async def test_the_operator_looks_again_when_a_limit_is_reached_and_tells_before
     cluster.calls.clear()
     await service.reconcile(KEY)
     assert cluster.calls == []
+
+
+KUEUE = "/apis/kueue.x-k8s.io"
+WORKLOADS = f"{KUEUE}/v1beta1/namespaces/{NAMESPACE}/workloads"
+IN_QUEUE = a_jobset(21, condition("Suspended", 21), suspend=True, queue="tpus")
+
+
+@pytest.fixture
+def queued(cluster: Cluster) -> Cluster:
+    """The same job in a queue."""
+    cluster.held |= {
+        JOB: a_job({"queueName": "tpus"}) | {"status": wire(prepared_status())},
+        JOBSET: wire(IN_QUEUE),
+        PODS: [],
+        KUEUE: {"preferredVersion": {"version": "v1beta1"}},
+        WORKLOADS: [wire(a_workload(IN_QUEUE))],
+    }
+    return cluster
+
+
+async def test_a_wait_in_a_queue_is_looked_at_ever_more_rarely(queued: Cluster, service: Service) -> None:
+    await service.reconcile(KEY)
+    assert queued.status.phase is JobPhase.QUEUED
+    queued.advance(4)
+    assert service.due() == []
+    queued.advance(1)
+    assert service.due() == [KEY]
+    queued.advance(100)
+    await service.reconcile(KEY)
+    queued.advance(56)
+    assert service.due() == []
+    queued.advance(1)
+    assert service.due() == [KEY]
+
+
+async def test_suspending_a_job_in_a_queue_touches_its_workload_alone(queued: Cluster, service: Service) -> None:
+    spec = {"queueName": "tpus", "runPolicy": {"suspend": True}}
+    queued.held[JOB] = a_job(spec) | {"status": wire(prepared_status())}
+    await service.reconcile(KEY)
+    workload = f"{WORKLOADS}/jobset-{NAME}-12345"
+    assert queued.calls == [f"PATCH {workload}", f"PATCH {JOB}/status"]
+    assert queued.bodies[0] == {
+        "metadata": {"annotations": {"training.loradpo.dev/suspended": "true"}},
+        "spec": {"active": False},
+    }
 
 
 async def test_a_slice_that_could_not_be_given_back_is_tried_again_also_after_a_restart(
