@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import http.server
 import os
 import stat
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,6 +111,23 @@ def test_missing_google_credentials_are_said_not_replaced_by_anonymous_access(
     environment.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "nothing.json"))
     with pytest.raises(errors.MissingCredentials, match="gs://bucket"):
         storage.read_bytes("gs://bucket/file")
+
+
+def test_a_bucket_that_is_not_there_is_named(environment: pytest.MonkeyPatch) -> None:
+    class Nothing(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_error(404)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Quiet."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Nothing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_address[1]}")
+        with pytest.raises(errors.ConfigError, match="there is no bucket gs://absent,"):
+            storage.probe("gs://absent/runs/a")
+        server.shutdown()
 
 
 def test_a_read_only_place_is_a_lack_of_permission() -> None:

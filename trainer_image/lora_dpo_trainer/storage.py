@@ -205,11 +205,19 @@ def probe(url: str) -> None:
     """Prove that a folder can be written to and deleted from.
 
     Raises:
+        ConfigError: there is no such bucket.
         MissingCredentials: it cannot.
         Unreachable: the service does not answer.
     """
     name = join(url, f".probe-{os.getpid()}-{time.time_ns()}")
-    write_bytes(name, b"probe")
+    try:
+        write_bytes(name, b"probe")
+    except FileNotFoundError as error:
+        bucket = "/".join(url.split("/")[:3])
+        raise errors.ConfigError(
+            f"{url} cannot be written to: there is no bucket {bucket}, or it is not shown to this account.",
+            hint="Create the bucket, or correct output.path or cache.path.",
+        ) from error
     if read_bytes(name) != b"probe":
         raise errors.Unreachable(f"{url} does not return what was written to it")
     delete(name)
