@@ -6,6 +6,7 @@ a bucket that does not answer may come back: neither is on it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from lora_dpo_api.protocol import ExitCode
@@ -38,12 +39,27 @@ def record(observed: Observed) -> list[Crash]:
     return [*(entry for entry in known if entry.attempt != crash.attempt), crash][-CRASHES_LIMIT:]
 
 
-def in_a_loop(crashes: Sequence[Crash]) -> bool:
-    """Whether the last attempts all crashed, and none got further than the first of them."""
+def in_a_loop(crashes: Sequence[Crash], unseen: int = 0) -> bool:
+    """Whether the last attempts all crashed, and none got further than the first of them.
+
+    Args:
+        crashes: the record.
+        unseen: steps that an attempt may have done since its progress was last read.
+    """
     last = crashes[-LOOP:]
     if len(last) < LOOP or [crash.attempt for crash in last] != list(range(last[0].attempt, last[0].attempt + LOOP)):
         return False
-    return all(_no_further(last[0], later) for later in last[1:])
+    return all(_no_further(last[0], later, unseen) for later in last[1:])
+
+
+def unseen(observed: Observed) -> int:
+    """Steps that may have been done between the last reading of the progress and a crash that left no report."""
+    end, report = first_failure(observed.slice_ends), observed.poll.report
+    if end is None or end.report is not None or report is None or not report.eta_seconds:
+        return 0
+    since = (end.finished_at - report.updated_at).total_seconds() if end.finished_at else 0.0
+    seconds = max(since, observed.settings.progress_seconds)
+    return math.ceil(seconds * (report.total_steps - report.step) / report.eta_seconds)
 
 
 def furthest(crashes: Sequence[Crash]) -> int:
@@ -51,5 +67,6 @@ def furthest(crashes: Sequence[Crash]) -> int:
     return max((crash.step or 0) for crash in crashes[-LOOP:])
 
 
-def _no_further(before: Crash, after: Crash) -> bool:
-    return (after.step or 0) <= (before.step or 0) and (after.checkpoint_step or 0) <= (before.checkpoint_step or 0)
+def _no_further(before: Crash, after: Crash, unseen: int) -> bool:
+    saved = (after.checkpoint_step or 0) > (before.checkpoint_step or 0)
+    return not saved and (after.step or 0) <= (before.step or 0) + unseen

@@ -110,7 +110,7 @@ def of_crash_loop(observed: Observed) -> Failure | None:
     """Why the slice is not restarted once more, though it may be: it never gets further."""
     record = crashes.record(observed)
     end = first_failure(observed.slice_ends)
-    if end is None or not crashes.in_a_loop(record):
+    if end is None or not crashes.in_a_loop(record, crashes.unseen(observed)):
         return None
     last = of_termination(end)
     saved = record[-1].checkpoint_step

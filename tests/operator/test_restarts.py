@@ -52,6 +52,26 @@ def test_a_loop_is_three_crashes_in_a_row_without_progress(record: list[Crash], 
     assert crashes.in_a_loop(record) is loop
 
 
+def test_steps_that_nobody_saw_before_a_crash_are_no_progress() -> None:
+    seen = [crash(0, 7, None), crash(1, 9, None), crash(2, 8, None)]
+    assert not crashes.in_a_loop(seen, unseen=1)
+    assert crashes.in_a_loop(seen, unseen=2)
+    assert not crashes.in_a_loop([crash(0, 9, 8), crash(1, 9, 8), crash(2, 9, 9)], unseen=9)
+
+
+@pytest.mark.parametrize(("eta_seconds", "loop"), [(12.0, True), (120.0, False)], ids=["quick steps", "slow steps"])
+def test_a_loop_of_crashes_that_leave_no_report_is_seen_whenever_they_were_polled(
+    eta_seconds: float, loop: bool
+) -> None:
+    # They all crash behind step 9, and were last polled up to 10 s before that.
+    status = prepared_status()
+    for attempt, polled in enumerate((7, 9, 8)):
+        end = a_pod(Phase.TRAIN, 30, attempt=attempt, ended=(60, 139), reason="Error")
+        report = progress(step=polled, attempt=attempt, updated=51, eta_seconds=eta_seconds)
+        status = derive.status(running(attempt=attempt, pods=(), gone=(end,), report=report, status=status), at(100))
+    assert (status.phase is JobPhase.FAILED) is loop
+
+
 def crashed(attempt: int, status: LoraDpoJobStatus, **report: Any) -> Observed:
     said = train_report(70, "InternalError", message="boom", progress=progress(step=9, attempt=attempt, **report))
     pod = a_pod(Phase.TRAIN, 30 + attempt, attempt=attempt, ended=(60 + attempt, 70), message=said)
