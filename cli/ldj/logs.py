@@ -63,6 +63,21 @@ def choose(pods: Iterable[Pod], job: SeenJob, phase: Phase | None) -> tuple[Pod,
     return tuple(sorted(chosen, key=_place))
 
 
+def to_follow(pods: Sequence[Pod], job: SeenJob, phase: Phase | None, since: Phase) -> tuple[Pod, ...]:
+    """The pods that somebody hears who follows a job: of the phase asked for, or of every phase from the first on.
+
+    A phase is heard to its end: it may be over, and the next one have pods, between two looks.
+
+    Args:
+        pods: all pods of the job.
+        job: the job.
+        phase: what the user asked for.
+        since: the phase that `choose` took at the first look.
+    """
+    heard = (phase,) if phase is not None else tuple(Phase)[tuple(Phase).index(since) :]
+    return tuple(pod for each in heard for pod in choose(pods, job, each))
+
+
 def prefix(pod: Pod) -> str:
     """What stands before a line: the phase; of the slice also slice/host, and the attempt where it isn't the first."""
     if pod.phase is not Phase.TRAIN:
@@ -105,9 +120,8 @@ def logs(
         _Follower(door, job, phase, leader=leader, tail=tail).run()
         return
     found = seen.read(door.job(job))
-    pods = _chosen(door, found, phase, leader=leader)
     heard = []
-    for pod in pods:
+    for pod in _leading(choose(_pods(door, found), found, phase), leader=leader):
         try:
             for text in door.log(pod.metadata.name, names.TRAINER, tail=tail):
                 print(Line(prefix(pod), text))
@@ -118,8 +132,11 @@ def logs(
     _say_what_is_missing(found, heard)
 
 
-def _chosen(door: Kube, job: SeenJob, phase: Phase | None, *, leader: bool) -> tuple[Pod, ...]:
-    pods = choose((Pod.model_validate(raw) for raw in door.pods(job.name)), job, phase)
+def _pods(door: Kube, job: SeenJob) -> tuple[Pod, ...]:
+    return tuple(Pod.model_validate(raw) for raw in door.pods(job.name))
+
+
+def _leading(pods: Sequence[Pod], *, leader: bool) -> tuple[Pod, ...]:
     return tuple(pod for pod in pods if not leader or (pod.slice_index, pod.host_index) == (0, 0))
 
 
@@ -148,12 +165,13 @@ class _Follower:
         self._lines: queue.Queue[Line] = queue.Queue(maxsize=1000)
         self._readers: dict[str, threading.Thread] = {}
         self._heard: list[Pod] = []
+        self._since: Phase | None = None
 
     def run(self) -> None:
         """Print lines until the job is over and all of them are read."""
         while True:
             job = seen.read(self._door.job(self._name))
-            for pod in _chosen(self._door, job, self._phase, leader=self._leader):
+            for pod in self._to_read(job):
                 if pod.metadata.uid not in self._readers and _has_started(pod):
                     reader = threading.Thread(target=self._read, args=(pod,), name=pod.metadata.name, daemon=True)
                     self._readers[pod.metadata.uid] = reader
@@ -165,6 +183,13 @@ class _Follower:
                 self._print(until=time.monotonic())
                 _say_what_is_missing(job, self._heard)
                 return
+
+    def _to_read(self, job: SeenJob) -> tuple[Pod, ...]:
+        pods = _pods(self._door, job)
+        if self._since is None:
+            newest = choose(pods, job, None)
+            self._since = (newest[0].phase if newest else None) or Phase.PREPARE
+        return _leading(to_follow(pods, job, self._phase, self._since), leader=self._leader)
 
     def _print(self, *, until: float) -> None:
         while True:

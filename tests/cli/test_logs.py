@@ -58,6 +58,24 @@ def test_the_pod_that_failed_is_heard_beside_the_newest_attempt() -> None:
     assert chosen(failed, again, failure=failure) == ["train 0/1", "train 0/0 attempt 1"]
 
 
+def followed(*pods: Pod, since: Phase, asked: Phase | None = None) -> list[str]:
+    return [logs.prefix(pod) for pod in logs.to_follow(pods, jobs.job(), asked, since)]
+
+
+def test_a_phase_that_ended_between_two_looks_is_still_heard_by_who_follows() -> None:
+    assert followed(PREPARE, since=Phase.PREPARE) == ["prepare"]
+    assert followed(PREPARE, HOSTS[-1], since=Phase.PREPARE) == ["prepare", "train 0/0"]
+    assert followed(PREPARE, HOSTS[-1], EXPORT, since=Phase.PREPARE) == ["prepare", "train 0/0", "export"]
+
+
+def test_who_follows_hears_nothing_of_the_phases_that_were_over_at_the_first_look() -> None:
+    assert followed(PREPARE, HOSTS[-1], EXPORT, since=Phase.TRAIN) == ["train 0/0", "export"]
+
+
+def test_who_follows_one_phase_hears_no_other() -> None:
+    assert followed(PREPARE, HOSTS[-1], EXPORT, since=Phase.PREPARE, asked=Phase.TRAIN) == ["train 0/0"]
+
+
 def test_the_pods_of_a_deleted_namesake_are_not_heard() -> None:
     assert chosen(a_pod(Phase.TRAIN, uid="another")) == []
 
