@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
+from lora_dpo_api.status import ConditionType, JobPhase, LoraDpoJobStatus
 from lora_dpo_operator import accounting
 from lora_dpo_operator.accounting import Account
 from lora_dpo_operator.reasons import FailureClass
@@ -39,6 +39,11 @@ _FROM_STATUS: tuple[tuple[str, str, Callable[[LoraDpoJobStatus], float | None]],
         "last_checkpoint_timestamp_seconds",
         "When the newest checkpoint was complete.",
         lambda status: status.last_checkpoint.time.timestamp() if status.last_checkpoint else None,
+    ),
+    (
+        "maintenance_scheduled",
+        "1 while the maintenance of a host of the slice is announced or under way.",
+        lambda status: 1 if _maintenance(status) else None,
     ),
     (
         "completion_timestamp_seconds",
@@ -159,6 +164,11 @@ class Instruments:
     def observe_call(self, verb: str, resource: str, code: int) -> None:
         """Count a call to the API server."""
         self.api_calls.labels(verb, resource, str(code)).inc()
+
+
+def _maintenance(status: LoraDpoJobStatus) -> bool:
+    found = status.condition(ConditionType.MAINTENANCE)
+    return found is not None and found.status == "True"
 
 
 def _phase(status: LoraDpoJobStatus) -> str:

@@ -15,7 +15,7 @@ import prometheus_client
 from aiohttp import web
 
 from lora_dpo_api.protocol import Checkpoint, Metrics, utc_now
-from lora_dpo_api.status import Failure, JobPhase, LoraDpoJobStatus, PhaseTime, SliceStatus
+from lora_dpo_api.status import Condition, ConditionType, Failure, JobPhase, LoraDpoJobStatus, PhaseTime, SliceStatus
 from lora_dpo_localcluster import namespace
 from lora_dpo_operator import server
 from lora_dpo_operator.metrics import Instruments, Key
@@ -39,6 +39,13 @@ class Fleet:
         """As the operator's service gives them."""
         now = utc_now()
         values = {field: 0.5 for field, info in Metrics.model_fields.items() if "float" in str(info.annotation)}
+        maintenance = Condition(
+            type=ConditionType.MAINTENANCE,
+            status="True",
+            reason="HostMaintenance",
+            message="x",
+            last_transition_time=now,
+        )
         begun = now - datetime.timedelta(minutes=5)
         common = LoraDpoJobStatus(
             step=self.step,
@@ -46,6 +53,7 @@ class Fleet:
             metrics=Metrics(**values),
             last_checkpoint=checkpoint(),
             slice=SliceStatus(description="v5p 2x2x1", chips=4),
+            conditions=[maintenance],
             timeline=[
                 PhaseTime(phase=JobPhase.PENDING, started=begun, ended=begun + datetime.timedelta(minutes=1)),
                 PhaseTime(phase=JobPhase.RUNNING, started=begun + datetime.timedelta(minutes=1)),
@@ -86,7 +94,13 @@ def trainer_progress() -> progress.Progress:
     values = dict.fromkeys(trainer_metrics.HELP, 0.5) | {"memory_device_limit_bytes": 1.0}
     state = progress.TrainerState.TRAINING
     snapshot = progress.Snapshot(
-        run_id="a/llama", total_steps=1000, step=1, state=state, values=values, last_checkpoint=checkpoint()
+        run_id="a/llama",
+        total_steps=1000,
+        checkpoint_seconds=120,
+        step=1,
+        state=state,
+        values=values,
+        last_checkpoint=checkpoint(),
     )
     return progress.Progress(snapshot)
 

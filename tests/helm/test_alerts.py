@@ -104,19 +104,37 @@ SITUATIONS = {
         alert="LoraDpoCheckpointStale",
         series={
             f"loradpo_train_last_checkpoint_timestamp_seconds{{{JOB}}}": "0x40 2460x20",
+            f"loradpo_train_checkpoint_interval_seconds{{{JOB}}}": "120x60",
             f'loradpo_train_state{{{JOB}, state="Training"}}': "1x60",
         },
-        silent=(33, 42),
-        fires=(37, 40),
+        silent=(6, 10, 42),
+        fires=(13, 40),
+    ),
+    "no checkpoint for 40 minutes, where one an hour is asked for": Situation(
+        alert="LoraDpoCheckpointStale",
+        series={
+            f"loradpo_train_last_checkpoint_timestamp_seconds{{{JOB}}}": "0x200",
+            f"loradpo_train_checkpoint_interval_seconds{{{JOB}}}": "3600x200",
+            f'loradpo_train_state{{{JOB}, state="Training"}}': "1x200",
+        },
+        silent=(40, 179, 184),
+        fires=(187,),
     ),
     "no checkpoint, but a long evaluation": Situation(
         alert="LoraDpoCheckpointStale",
         series={
             f"loradpo_train_last_checkpoint_timestamp_seconds{{{JOB}}}": "0x60",
+            f"loradpo_train_checkpoint_interval_seconds{{{JOB}}}": "120x60",
             f'loradpo_train_state{{{JOB}, state="Training"}}': "0x60",
             f'loradpo_train_state{{{JOB}, state="Evaluating"}}': "1x60",
         },
         silent=(37, 60),
+    ),
+    "maintenance is announced, and done": Situation(
+        alert="LoraDpoMaintenanceScheduled",
+        series={f"loradpo_operator_job_maintenance_scheduled{{{JOB}}}": "_x10 1x30 stale"},
+        silent=(5, 42),
+        fires=(11, 40),
     ),
     "the loss is not finite for 20 minutes": Situation(
         alert="LoraDpoLossNotFinite",

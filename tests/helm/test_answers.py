@@ -35,7 +35,7 @@ QUESTIONS = [
     for found in BOARDS
     for number, (place, expression) in enumerate(board.expressions(found))
 ]
-HAPPENS = {"LoraDpoJobFailed"}
+HAPPENS = {"LoraDpoJobFailed", "LoraDpoMaintenanceScheduled"}
 """Alerts whose situation the made-up jobs are in; the others' are in test_alerts.py."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from prometheus_client.core import Metric
 
 from lora_dpo_api.protocol import Checkpoint, Metrics, utc_now
-from lora_dpo_api.status import JobPhase, LoraDpoJobStatus, PhaseTime, SliceStatus
+from lora_dpo_api.status import Condition, ConditionType, JobPhase, LoraDpoJobStatus, PhaseTime, SliceStatus
 from lora_dpo_operator.metrics import Instruments
 from lora_dpo_trainer import metrics, progress
 
@@ -64,7 +64,9 @@ def test_the_status_has_every_field_that_is_listed() -> None:
 
 def test_each_other_series_of_the_trainer_is_listed() -> None:
     checkpoint = Checkpoint(step=1, time=utc_now(), path="gs://bucket/checkpoints/step-00000001")
-    shown = progress.Progress(progress.Snapshot(run_id="a/llama", total_steps=2, last_checkpoint=checkpoint))
+    shown = progress.Progress(
+        progress.Snapshot(run_id="a/llama", total_steps=2, checkpoint_seconds=120, last_checkpoint=checkpoint)
+    )
     assert listed("Trainer: state") == exposed(progress.collector(shown).collect())
 
 
@@ -80,6 +82,15 @@ def test_each_series_of_the_operator_is_listed() -> None:
         metrics=Metrics.model_validate(dict.fromkeys(Metrics.model_fields, 1)),
         slice=SliceStatus(description="v6e 2x4", slices=1, hosts=1, chips=8),
         last_checkpoint=Checkpoint(step=1, time=now, path="gs://bucket/checkpoints/step-00000001"),
+        conditions=[
+            Condition(
+                type=ConditionType.MAINTENANCE,
+                status="True",
+                reason="HostMaintenance",
+                message="host-1",
+                last_transition_time=now,
+            )
+        ],
         timeline=[PhaseTime(phase=phase, started=now) for phase in (JobPhase.PENDING, JobPhase.RUNNING)],
     )
     failed = LoraDpoJobStatus(phase=JobPhase.FAILED, completion_time=now)

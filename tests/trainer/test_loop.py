@@ -61,7 +61,7 @@ class Run:
     def attempt(self, stop_after: int = STEPS + 1, on_saved: Callable[..., object] = lambda saved, shown: None) -> None:
         """Train from the last checkpoint, as the train phase does; may raise what the loop does."""
         output = self.config.output.path
-        shown = progress.Progress(progress.Snapshot(run_id="run", total_steps=STEPS))
+        shown = progress.Progress(progress.Snapshot(run_id="run", total_steps=STEPS, checkpoint_seconds=120))
         state = self.machine.fresh_state()
         restored = checkpoint.restore(output, state, self.owner)
         start = loop.Position(restored.step, restored.notes) if restored else loop.Position(0, {})

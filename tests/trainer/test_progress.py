@@ -27,7 +27,7 @@ VALUES = {
 
 @pytest.fixture
 def shown() -> progress.Progress:
-    return progress.Progress(progress.Snapshot(run_id="team/job", total_steps=100))
+    return progress.Progress(progress.Snapshot(run_id="team/job", total_steps=100, checkpoint_seconds=120))
 
 
 @pytest.fixture

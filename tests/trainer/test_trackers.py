@@ -95,7 +95,7 @@ from lora_dpo_trainer import identity, progress, trackers
 
 config = TrainerConfig.model_validate_json(sys.argv[1])
 owner = identity.RunIdentity("team-a/llama", "data", "base", {}, 3)
-shown = progress.Progress(progress.Snapshot(run_id=owner.run_id, total_steps=3))
+shown = progress.Progress(progress.Snapshot(run_id=owner.run_id, total_steps=3, checkpoint_seconds=120))
 written = trackers.start(config, owner, shown, resumed_from=0)
 for step in range(1, 4):
     written.add(step, {"dpo_loss": 1 / step, "reward_margin": 0.5, "dpo_accuracy": 1.0, "learning_rate": 5e-6})
@@ -150,7 +150,7 @@ def test_wandb_offline_keeps_the_run_in_the_output_and_its_key_to_itself(
 
 
 def test_a_terminal_gets_a_bar() -> None:
-    shown = progress.Progress(progress.Snapshot(run_id="a/b", total_steps=10))
+    shown = progress.Progress(progress.Snapshot(run_id="a/b", total_steps=10, checkpoint_seconds=120))
     terminal = io.StringIO()
     bar = console.Bar(shown, 2, terminal)
     bar.add(3, VALUES)
@@ -164,7 +164,7 @@ def test_a_terminal_gets_a_bar() -> None:
 
 def test_anything_else_gets_lines_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    shown = progress.Progress(progress.Snapshot(run_id="a/b", total_steps=100))
+    shown = progress.Progress(progress.Snapshot(run_id="a/b", total_steps=100, checkpoint_seconds=120))
     made = console.make(shown, 0)
     assert isinstance(made, console.Lines)
     for step in range(1, 101):

@@ -42,10 +42,12 @@ class Snapshot:
         total_steps: Steps of the whole run.
         values: Latest values under the guide's names; may hold what is not finite.
         curve: Thinned history, at most `protocol.CURVE_POINTS`.
+        checkpoint_seconds: Between two checkpoints, as the run is configured.
     """
 
     run_id: str
     total_steps: int
+    checkpoint_seconds: float
     attempt: int = 0
     state: TrainerState = TrainerState.STARTING
     state_since: datetime.datetime = dataclasses.field(default_factory=protocol.utc_now)
@@ -141,6 +143,11 @@ class _Collector(registry.Collector):
             yield core.GaugeMetricFamily(metrics.prometheus_name(name), metrics.HELP[name], value=value)
         yield core.GaugeMetricFamily("loradpo_train_step", "Steps completed.", value=snapshot.step)
         yield core.GaugeMetricFamily("loradpo_train_total_steps", "Steps of the whole run.", value=snapshot.total_steps)
+        yield core.GaugeMetricFamily(
+            "loradpo_train_checkpoint_interval_seconds",
+            "Time between two checkpoints, as it is configured.",
+            value=snapshot.checkpoint_seconds,
+        )
         if snapshot.last_checkpoint is not None:
             yield core.GaugeMetricFamily(
                 "loradpo_train_last_checkpoint_timestamp_seconds",

@@ -74,7 +74,12 @@ def _run(config: TrainerConfig, placement: distributed.Placement, notice: preemp
     config = existing.config
     owner = _owner(existing)
     shown = progress.Progress(
-        progress.Snapshot(run_id=owner.run_id, total_steps=owner.total_steps, attempt=placement.attempt)
+        progress.Snapshot(
+            run_id=owner.run_id,
+            total_steps=owner.total_steps,
+            checkpoint_seconds=config.output.checkpoint.every_seconds,
+            attempt=placement.attempt,
+        )
     )
     server = progress.serve(shown) if leads else None
     for advice in existing.advice:
