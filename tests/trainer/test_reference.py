@@ -72,6 +72,7 @@ def test_every_part_of_the_key_has_a_folder_of_its_own(memory: str) -> None:
 
 
 def test_non_finite_values_are_never_kept(memory: str) -> None:
-    with pytest.raises(errors.NonFinite, match="train pair 1"):
+    with pytest.raises(errors.NonFinite, match="train pair 1") as found:
         reference.write(memory, KEY, {"train": np.array([[0.0, 0.0], [np.nan, 0.0]])})
+    assert "weights of initialize_from_hf" in str(found.value.hint)
     assert reference.find(memory, KEY) is None

@@ -109,7 +109,11 @@ def write(cache_path: str, key: ReferenceKey, values: Mapping[str, np.ndarray]) 
     for split, array in values.items():
         if not np.isfinite(array).all():
             index = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-            raise errors.NonFinite(f"The reference log-probability of {split} pair {index} is not finite.")
+            raise errors.NonFinite(
+                f"The reference log-probability of {split} pair {index} is not finite.",
+                hint="Nothing is trained yet: look for weights of initialize_from_hf or reference.adapter that are not "
+                "finite, or too large for trainer.mp.",
+            )
     content = save_safetensors({split: np.ascontiguousarray(array, np.float32) for split, array in values.items()})
     place = folder(cache_path, key)
     storage.write_bytes(storage.join(place, _FILE), content)
