@@ -244,6 +244,7 @@ class Observed:
         if self.jobset and self.jobset.completed:
             return True
         was_running = self.status.phase is JobPhase.RUNNING and self.known_attempt == self.attempt
+        was_running = was_running and not self.starts_anew
         report = self.progress
         reported = (
             report is not None
@@ -253,6 +254,11 @@ class Observed:
         )
         ended = any(end.trained and not self._before_resume(end.finished_at) for end in self.slice_ends)
         return was_running or reported or ended
+
+    @property
+    def starts_anew(self) -> bool:
+        """Whether rank 0 has yet to start: after someone deleted the slice's Job, also in an attempt that trained."""
+        return self.leader is None or not self.leader.started
 
     def _before_resume(self, time: datetime.datetime | None) -> bool:
         """Whether that was before the job was suspended and resumed, which makes no new attempt of a JobSet."""
@@ -293,8 +299,9 @@ class Observed:
 
     @property
     def leader(self) -> Pod | None:
-        """The pod of rank 0, in its present attempt."""
-        return next((pod for pod in self.slice_pods if pod.slice_index == 0 and pod.host_index == 0), None)
+        """The pod of rank 0, in its present attempt; of two, the one that is not on its way out."""
+        found = [pod for pod in self.slice_pods if pod.slice_index == 0 and pod.host_index == 0]
+        return min(found, key=lambda pod: pod.metadata.deletion_timestamp is not None, default=None)
 
     @property
     def hosts(self) -> int:

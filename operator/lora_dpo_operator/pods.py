@@ -166,6 +166,12 @@ class Pod(KubeModel):
         return self.trainer is None or self.trainer.state.waiting is not None
 
     @property
+    def started(self) -> bool:
+        """Whether its trainer has ever run."""
+        state = self.trainer.state if self.trainer else ContainerState()
+        return state.running is not None or state.terminated is not None
+
+    @property
     def alive(self) -> bool:
         """Whether its trainer runs now."""
         return bool(self.trainer and self.trainer.state.running) and self.metadata.deletion_timestamp is None

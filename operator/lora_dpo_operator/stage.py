@@ -101,7 +101,8 @@ def _slice_path(observed: Observed, jobset: JobSet, phase: JobPhase, now: dateti
             return path
     if phase is JobPhase.SUSPENDED:
         return path
-    started = observed.attempt_started_at or now
+    leader = observed.leader if observed.status.phase is JobPhase.RUNNING and observed.starts_anew else None
+    started = (leader.metadata.creation_timestamp if leader else observed.attempt_started_at) or now
     was_queued = phase is JobPhase.QUEUED or observed.status.phase is JobPhase.QUEUED
     if was_queued:
         path.append(Milestone(JobPhase.QUEUED, observed.queued_since or started, _queue_reason(observed)))

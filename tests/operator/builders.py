@@ -196,6 +196,7 @@ def a_pod(
     unschedulable: str = "",
     waiting: tuple[str, str] | None = None,
     running: int | None = None,
+    deleted: int | None = None,
     ended: tuple[int, int] | None = None,
     message: str | TerminationReport = "",
     reason: str = "",
@@ -210,6 +211,7 @@ def a_pod(
         scheduled: when it got its node; by default when it was made, unless `unschedulable`.
         waiting: reason and message of its container.
         running: since when its container runs.
+        deleted: since when it is on its way out.
         ended: when its container ended, and its exit code.
         message: its termination message.
         reason: the kubelet's word for the end.
@@ -222,7 +224,8 @@ def a_pod(
         Phase.EXPORT: "export-abcde",
     }[phase]
     metadata = _child(f"{NAME}-{name}", created, phase)
-    metadata["uid"] += f"-{attempt}"
+    metadata["uid"] += f"-{attempt}-{created}"
+    metadata |= {"deletionTimestamp": when(deleted)} if deleted is not None else {}
     if phase is Phase.TRAIN:
         metadata["labels"] |= {
             names.JOB_INDEX: str(slice_index),

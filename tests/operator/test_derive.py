@@ -6,7 +6,7 @@ import pytest
 
 from lora_dpo_api.protocol import ExitCode, Metrics, Phase, TrainerState
 from lora_dpo_api.status import ConditionType, JobPhase, LoraDpoJobStatus
-from lora_dpo_operator import derive
+from lora_dpo_operator import derive, events
 from lora_dpo_operator.objects import EventView
 from lora_dpo_operator.observed import Observed, Poll, Trouble
 from lora_dpo_operator.settings import Settings
@@ -102,6 +102,25 @@ PHASES = {
         running(report=None, status=prepared_status(phase=JobPhase.RUNNING)),
         JobPhase.RUNNING,
     ),
+    "someone has deleted the slice's Job, and its pod is made again in the same attempt": (
+        running(
+            status=prepared_status(phase=JobPhase.RUNNING),
+            pods=(
+                a_pod(Phase.TRAIN, 21, ended=(55, 42), message=train_report(42, "Preempted"), deleted=50),
+                a_pod(Phase.TRAIN, 56, waiting=("ContainerCreating", "")),
+            ),
+            report=None,
+        ),
+        JobPhase.INITIALIZING,
+    ),
+    "its new pod has no node": (
+        running(
+            status=prepared_status(phase=JobPhase.RUNNING),
+            pods=(a_pod(Phase.TRAIN, 56, unschedulable="0/1 nodes are available"),),
+            report=None,
+        ),
+        JobPhase.QUEUED,
+    ),
     "the Jobs are being made anew": (
         running(jobset=a_jobset(21, condition("RestartingJobSet", 55), restarts=1), pods=()),
         JobPhase.RESTARTING,
@@ -152,6 +171,16 @@ def test_the_phase_follows_from_what_is_observed(observed: Observed, phase: JobP
 def test_deriving_again_changes_nothing(observed: Observed) -> None:
     once = derived(observed)
     assert derive.status(dataclasses.replace(observed, status=once), at(1500)) == once
+
+
+def test_a_pod_that_is_made_again_starts_when_it_was_made() -> None:
+    before = derived(running())
+    again = running(status=before, pods=(a_pod(Phase.TRAIN, 560, waiting=("ContainerCreating", "")),), report=None)
+    status = derived(again)
+    assert phases(status)[-2:] == ["Running", "Initializing"]
+    assert status.timeline[-1].started == at(560)
+    told = [event.message for event in events.between(before, status, again.verdict) if event.reason == "Initializing"]
+    assert told == ["The slice starts again from its last checkpoint"]
 
 
 def test_every_condition_speaks_of_the_generation_that_was_seen() -> None:
