@@ -11,7 +11,7 @@ import rich.console
 import rich.table
 import typer
 
-from lora_dpo_localcluster import clusters, images, poses, rootfs, state, tools
+from lora_dpo_localcluster import clusters, images, kueue, poses, rootfs, state, tools
 from lora_dpo_localcluster.errors import LocalClusterError, NotRunningError
 from lora_dpo_localcluster.image import Image
 from lora_dpo_localcluster.provider import Shape
@@ -116,10 +116,18 @@ def exec(
     )
 
 
+@app.command("kueue")
+def install_kueue(name: Name = clusters.DEFAULT) -> None:
+    """Install Kueue in a running cluster, to try queues out. The first time builds it, which takes minutes."""
+    kueue.install(clusters.open_cluster(name), report)
+
+
 @app.command("tools")
-def build_tools() -> None:
+def build_tools(
+    with_kueue: Annotated[bool, typer.Option("--kueue", help="Kueue too, for `ldj cluster kueue`.")] = False,
+) -> None:
     """Build the cluster's programs into the cache folder, so that the first start is quick."""
-    tools.ensure(report)
+    tools.ensure(report, (*tools.MODULES, *((tools.KUEUE,) if with_kueue else ())))
     print(state.cache_folder() / "tools")
 
 

@@ -83,6 +83,8 @@ MONITORING = Module(
     ),
 )
 """No program, only the definitions of monitors and rules: for those who want to know whether theirs are valid."""
+KUEUE = Module("kueue", ("kueue",), copied=(Copied("sigs.k8s.io/kueue", "config", "kueue-config"),))
+"""Not part of a cluster either: for those who want queues in theirs."""
 MODULES = (KUBERNETES, CONTAINERD, COREDNS, BUILDKIT, FAKE_GCS_SERVER)
 
 
