@@ -7,13 +7,16 @@ import datetime
 import logging
 import os
 import signal
+import socket
 import sys
+import uuid
 
 import kopf
 from kubernetes.aio.config import ConfigException
 
 from lora_dpo_operator import gateway, handlers, progress, server, settings, ui
-from lora_dpo_operator.errors import SettingsError
+from lora_dpo_operator.election import Election
+from lora_dpo_operator.errors import LeadershipLostError, SettingsError
 from lora_dpo_operator.metrics import Instruments
 from lora_dpo_operator.resync import Resync
 from lora_dpo_operator.service import Service
@@ -32,31 +35,57 @@ async def run(chosen: Settings) -> None:
 
     Raises:
         kubernetes.aio.config.ConfigException: there is no cluster to connect to.
+        LeadershipLostError: another replica works now.
         OSError: the port is taken.
     """
+    stop = asyncio.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     instruments = Instruments()
     door = await gateway.connect(observer=instruments.observe_call)
     service = Service(door, chosen, instruments, clock=now)
-    instruments.watch(service.snapshot, now)
     session = progress.client()
     loop = Resync(service, session, now)
-    health = server.Health(alive=loop.alive, ready=loop.ready)
-    pages = ui.routes(service.snapshot) if chosen.ui else ()
-    runner = await server.start(server.application(instruments.registry, health, pages), chosen.port)
+    election = _election(chosen, door)
+    pages = ui.routes(service.snapshot, lambda: election.elsewhere if election else "") if chosen.ui else ()
+    app = server.application(instruments.registry, _health(loop, election), pages)
+    runner = await server.start(app, chosen.port)
     try:
-        await _serve(chosen, service, loop)
+        if election is None or await election.acquire(stop):
+            instruments.lead(service.snapshot, now)
+            await _serve(chosen, service, loop, stop, election)
     finally:
+        if election is not None:
+            await election.release()
         await runner.cleanup()
         await session.close()
         await door.close()
 
 
-async def _serve(chosen: Settings, service: Service, loop: Resync) -> None:
+def _election(chosen: Settings, door: gateway.Gateway) -> Election | None:
+    if not chosen.lease:
+        return None
+    namespace, _, name = chosen.lease.partition("/")
+    # A pod's name is its host name; a container that is restarted in it is another candidate.
+    identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+    return Election(door, (namespace, name), identity, now)
+
+
+def _health(loop: Resync, election: Election | None) -> server.Health:
+    """Of the loop; of the election, where this replica stands by."""
+    if election is None:
+        return server.Health(alive=loop.alive, ready=loop.ready)
+    return server.Health(
+        alive=lambda: loop.alive() if election.leading else election.alive(),
+        ready=lambda: loop.ready() if election.leading else election.ready(),
+    )
+
+
+async def _serve(
+    chosen: Settings, service: Service, loop: Resync, stop: asyncio.Event, election: Election | None
+) -> None:
     kopf_settings = kopf.OperatorSettings()
     handlers.configure(kopf_settings)
-    stop = asyncio.Event()
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     tasks = await kopf.spawn_tasks(
         registry=kopf.get_default_registry(),
         settings=kopf_settings,
@@ -68,7 +97,10 @@ async def _serve(chosen: Settings, service: Service, loop: Resync) -> None:
     )
     served = ", ".join(chosen.namespaces) or "all"
     logger.info("Operator started; namespaces: %s; port: %d", served, chosen.port)
-    await kopf.run_tasks([*tasks, asyncio.create_task(loop.run(), name="resync")])
+    tasks = [*tasks, asyncio.create_task(loop.run(), name="resync")]
+    if election is not None:
+        tasks.append(asyncio.create_task(election.keep(), name="lease"))
+    await kopf.run_tasks(tasks)
     logger.info("Operator stopped")
 
 
@@ -76,7 +108,8 @@ def main() -> int:
     """Entry point.
 
     Returns:
-        0 after a signal; 2 for wrong settings; 1 where there is no cluster or the port is taken.
+        0 after a signal; 2 for wrong settings; 1 where there is no cluster, the port is taken or another replica
+        works now.
     """
     try:
         chosen = settings.parse(sys.argv[1:], os.environ)
@@ -96,6 +129,9 @@ def main() -> int:
         asyncio.run(run(chosen))
     except (ConfigException, OSError) as error:
         logger.error("Cannot start: %s", error)
+        return 1
+    except LeadershipLostError as error:
+        logger.error("Stopped: %s", error)
         return 1
     return 0
 

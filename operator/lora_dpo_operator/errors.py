@@ -3,6 +3,7 @@
     OperatorError
     ├── SettingsError            the command line or the environment is wrong
     ├── NameTakenError           an object of that name exists, and is not this job's
+    ├── LeadershipLostError      another replica of the operator works now
     ├── GatewayError             the API server did not do what was asked
     │   ├── NotFoundError        404
     │   ├── ConflictError        409: it exists already, another field manager owns it, or another uid
@@ -41,6 +42,10 @@ class NameTakenError(OperatorError):
             if passing
             else f"{kind} {name} exists already and belongs to {owner}; delete it, or give this job another name"
         )
+
+
+class LeadershipLostError(OperatorError):
+    """Another replica of the operator works now, or may begin to: this one must not write any more."""
 
 
 class GatewayError(OperatorError):

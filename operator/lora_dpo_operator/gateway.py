@@ -66,6 +66,7 @@ PODS = Resource("", "v1", "pods", "Pod")
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 EVENTS = Resource("", "v1", "events", "Event")
 NODES = Resource("", "v1", "nodes", "Node")
+LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 
 DISCOVERY_SECONDS = 30.0
 """How long it is believed that an API group is served, or that it is not."""
@@ -88,11 +89,16 @@ class Gateway:
         self._client = client
         self._timeout = aiohttp.ClientTimeout(total=timeout, connect=10.0)
         self._observer = observer
+        self._read_only = False
         self._served: dict[str, tuple[str | None, float]] = {}
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
+
+    def close_for_writing(self) -> None:
+        """Refuse every call from now on that would change something."""
+        self._read_only = True
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
         """Read an object; None where there is none.
@@ -163,6 +169,18 @@ class Gateway:
         path = resource.path(manifest["metadata"]["namespace"])
         query = {"fieldManager": names.MANAGER, "dryRun": "All" if dry_run else ""}
         return await self._call("create", "POST", resource, path, body=manifest, query=query)
+
+    async def replace(self, resource: Resource, manifest: Manifest) -> Manifest:
+        """Write the whole of an object, if it is still the version that the manifest names.
+
+        Raises:
+            ConflictError: somebody else has written it since.
+            GatewayError: any other failure.
+        """
+        metadata = manifest["metadata"]
+        path = resource.path(metadata["namespace"], metadata["name"])
+        query = {"fieldManager": names.MANAGER}
+        return await self._call("update", "PUT", resource, path, body=manifest, query=query)
 
     async def apply_status(self, manifest: Manifest) -> Manifest:
         """Write the status of a LoraDpoJob by server-side apply: the whole of it, in one call.
@@ -253,6 +271,8 @@ class Gateway:
         content: str = "application/json",
     ) -> Manifest:
         what = path.removeprefix("/apis/").removeprefix("/api/")
+        if self._read_only and method != "GET":
+            raise UnavailableError(verb, what, 0, "another replica of the operator leads")
         try:
             status, text = await self._send(method, path, body, query or {}, content)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

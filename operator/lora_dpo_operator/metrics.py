@@ -153,12 +153,20 @@ class Instruments:
         self.queue_depth = Gauge(f"{PREFIX}_queue_depth", "Jobs that wait to be reconciled.", registry=self.registry)
         self.last_resync = Gauge(
             f"{PREFIX}_last_resync_timestamp_seconds",
-            "When all jobs were last read; alert on it, a blind operator answers its probes.",
-            registry=self.registry,
+            "When all jobs were last read; alert on it, a blind operator answers its probes. Of the leader alone.",
+            registry=None,
+        )
+        self.leader = Gauge(
+            f"{PREFIX}_leader", "1 where this replica works, 0 where it stands by.", registry=self.registry
         )
 
-    def watch(self, snapshot: Snapshot, clock: Clock) -> None:
-        """Render the gauges of these jobs too; phases that last end now, by the clock."""
+    def lead(self, snapshot: Snapshot, clock: Clock) -> None:
+        """Render the gauges of these jobs too; phases that last end now, by the clock.
+
+        A replica that stands by must not: it reads no jobs, and sums over replicas would count each twice.
+        """
+        self.leader.set(1)
+        self.registry.register(self.last_resync)
         self.registry.register(JobCollector(snapshot, clock))
 
     def observe_call(self, verb: str, resource: str, code: int) -> None:

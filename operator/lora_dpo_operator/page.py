@@ -81,6 +81,11 @@ def missing(key: Key) -> str:
     return _render("missing.html", key=key, follow=False)
 
 
+def elsewhere(leader: str) -> str:
+    """What a replica says that knows no jobs."""
+    return _render("elsewhere.html", leader=leader, follow=False)
+
+
 def number(value: float | None) -> str:
     """A metric: 4 significant digits, large ones with thousands apart."""
     if value is None:

@@ -36,6 +36,8 @@ class Settings:
     """Let TPU jobs run on CPU, on nodes that pose as TPU hosts; such jobs carry the condition Simulated."""
     port: int = 8080
     """Port of /metrics, /healthz, /readyz and the page."""
+    lease: str = ""
+    """NAMESPACE/NAME of the Lease that replicas share, of which only the holder works; empty for a single one."""
     ui: bool = False
     """Serve a read-only page of all jobs under /ui, to everyone who reaches the port."""
     resync_seconds: float = 300.0
@@ -82,6 +84,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         trainer_env=_pairs(values["trainer_env"]),
         simulate_tpu=_flag("simulate-tpu", values["simulate_tpu"]),
         port=int(_number("port", values["port"], lowest=0)),
+        lease=_lease(values["lease"]),
         ui=_flag("ui", values["ui"]),
         resync_seconds=_number("resync-seconds", values["resync_seconds"], lowest=0.1),
         progress_seconds=_number("progress-seconds", values["progress_seconds"], lowest=0.1),
@@ -128,6 +131,13 @@ def _choice[T: str](option: str, value: str, allowed: Sequence[T]) -> T:
         if choice == value:
             return choice
     raise SettingsError(f"--{option}: {value!r} is none of {', '.join(allowed)}")
+
+
+def _lease(value: str) -> str:
+    namespace, separator, name = value.partition("/")
+    if value and not (namespace and separator and name and "/" not in name):
+        raise SettingsError(f"--lease: {value!r} is not NAMESPACE/NAME")
+    return value
 
 
 def _pairs(value: str) -> tuple[tuple[str, str], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -19,14 +20,23 @@ HEADERS = {
 """No script, no frame, nothing from elsewhere: what a status says can at worst be read."""
 
 
-def routes(snapshot: Snapshot) -> list[web.RouteDef]:
-    """The page's routes; `snapshot` gives every job's status."""
+def routes(snapshot: Snapshot, leader: Callable[[], str] = lambda: "") -> list[web.RouteDef]:
+    """The page's routes.
+
+    Args:
+        snapshot: gives every job's status.
+        leader: names the replica that knows the jobs; empty where this one does.
+    """
 
     async def jobs(request: web.Request) -> web.Response:
+        if other := leader():
+            return _html(page.elsewhere(other), status=503)
         question = overview.question_of(request.query)
         return _html(page.jobs(snapshot(), question, follow=_follows(request)))
 
     async def job(request: web.Request) -> web.Response:
+        if other := leader():
+            return _html(page.elsewhere(other), status=503)
         key = request.match_info["namespace"], request.match_info["name"]
         status = snapshot().get(key)
         if status is None:

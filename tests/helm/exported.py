@@ -73,7 +73,7 @@ def checkpoint() -> Checkpoint:
 def operator_instruments(fleet: Fleet) -> Instruments:
     """The operator's, after some work."""
     instruments = Instruments()
-    instruments.watch(fleet.statuses, utc_now)
+    instruments.lead(fleet.statuses, utc_now)
     work(instruments)
     return instruments
 

@@ -9,6 +9,7 @@ WITHOUT_DEFINITION: dict[str, Any] = {"crds": {"enabled": False}, "admissionPoli
 EVERYTHING: dict[str, Any] = {
     "global": {"imagePullSecrets": [{"name": "pull"}], "commonLabels": {"team": "ml"}},
     "fullnameOverride": "dpo",
+    "replicaCount": 2,
     "image": {"repository": "registry.example.com/operator", "digest": f"sha256:{'a' * 64}", "pullPolicy": "Always"},
     "trainer": {
         "image": {"repository": "registry.example.com:5000/trainer", "tag": "v2"},

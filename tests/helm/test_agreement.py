@@ -66,6 +66,7 @@ def test_every_setting_arrives_as_it_was_meant(helm: Helm) -> None:
         trainer_env=(("HTTPS_PROXY", "http://proxy:3128"), ("NO_PROXY", ".local,10.0.0.0/8")),
         simulate_tpu=True,
         port=9000,
+        lease="lora-dpo-system/dpo",
         ui=True,
         resync_seconds=60.0,
         progress_seconds=5.0,
@@ -135,3 +136,22 @@ def test_the_charts_version_is_the_projects() -> None:
     project = tomllib.loads((CHART.parents[1] / "pyproject.toml").read_text())["project"]
     chart = yaml12.loads((CHART / "Chart.yaml").read_text())
     assert chart["version"] == chart["appVersion"] == project["version"]
+
+
+def test_several_replicas_share_a_lease_that_they_may_write_and_a_drain_leaves_one(helm: Helm) -> None:
+    found = helm.render({"replicaCount": 2} | WITHOUT_DEFINITION)
+    variables = only(found, "Deployment")["spec"]["template"]["spec"]["containers"][0]["env"]
+    lease = next(variable["value"] for variable in variables if variable["name"] == "LORADPO_LEASE")
+    role, binding = only(found, "Role"), only(found, "RoleBinding")
+    assert f"{role['metadata']['namespace']}/{role['rules'][1]['resourceNames'][0]}" == lease
+    assert [rule["verbs"] for rule in role["rules"]] == [["create"], ["get", "update"]]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert only(found, "PodDisruptionBudget")["spec"]["minAvailable"] == 1
+    assert only(found, "Deployment")["spec"]["strategy"]["type"] == "RollingUpdate"
+
+
+def test_a_single_replica_needs_no_lease(helm: Helm) -> None:
+    found = helm.render(WITHOUT_DEFINITION)
+    assert "LORADPO_LEASE" not in environment(helm, {})
+    assert not [manifest for manifest in found if manifest["kind"] in ("Role", "PodDisruptionBudget")]
+    assert only(found, "Deployment")["spec"]["strategy"] == {"type": "Recreate"}

@@ -81,7 +81,7 @@ def test_a_value_of_the_wrong_type_is_refused(name: str, helm: Helm) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("replicaCount", 2),
+        ("replicaCount", 4),
         ("image.digest", "sha256:abc"),
         ("image.repository", "registry.example.com/operator@sha256:0"),
         ("trainer.env", {"1A": "x"}),

@@ -95,7 +95,7 @@ def test_each_series_of_the_operator_is_listed() -> None:
     )
     failed = LoraDpoJobStatus(phase=JobPhase.FAILED, completion_time=now)
     instruments = Instruments()
-    instruments.watch(lambda: {("a", "llama"): status, ("a", "qwen"): failed}, utc_now)
+    instruments.lead(lambda: {("a", "llama"): status, ("a", "qwen"): failed}, utc_now)
     instruments.observe_call("get", "jobs", 200)
     instruments.reconciles.labels("ok").inc()
     instruments.progress_pulls.labels("read").inc()

@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import TestClient
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 from pydantic import BaseModel
 
 from lora_dpo_api.protocol import Advice
 from lora_dpo_api.status import Failure, JobPhase, LoraDpoJobStatus, PhaseTime
-from lora_dpo_operator import overview, page, settings
+from lora_dpo_operator import overview, page, settings, ui
 
 from .builders import at
 from .page_jobs import EVIL, Jobs, failed, running, served, thousand
@@ -128,6 +129,16 @@ async def test_a_failure_is_told_with_what_to_do(get: Callable[..., Any], known:
     for words in ("Failure: Data/InvalidRow", "What to do: Mend it.", "exit code 65", "Advice: BadBasin", "Try 1e-6."):
         assert words in text
     assert "Data/InvalidRow" in await (await get("/ui")).text()
+
+
+@pytest.mark.parametrize("path", ["/ui", "/ui/team-a/tiny"])
+async def test_a_replica_that_stands_by_names_the_leader(path: str) -> None:
+    app = web.Application()
+    app.add_routes(ui.routes(dict, lambda: "operator-1_5f"))
+    async with TestServer(app) as server, TestClient(server) as client:
+        answer = await client.get(path)
+        assert answer.status == 503
+        assert "operator-1_5f leads" in read(await answer.text()).text
 
 
 async def test_a_job_that_is_gone_is_said_with_a_way_back(get: Callable[..., Any]) -> None:

@@ -31,7 +31,7 @@ def state() -> State:
 @pytest.fixture
 def instruments(state: State) -> Instruments:
     made = Instruments()
-    made.watch(lambda: state.jobs, lambda: at(100))
+    made.lead(lambda: state.jobs, lambda: at(100))
     return made
 
 

@@ -34,6 +34,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 {{- end -}}
 {{- end -}}
 
+{{/* Not empty where there are several replicas, of which one leads. */}}
+{{- define "lora-dpo-operator.replicated" -}}
+{{- if gt (int .Values.replicaCount) 1 -}}true{{- end -}}
+{{- end -}}
+
 {{/* An image of values, by digest or tag: list of the values and the default tag. */}}
 {{- define "lora-dpo-operator.image" -}}
 {{- $image := index . 0 -}}
