@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from lora_dpo_api.status import ConditionType, JobPhase, LoraDpoJobStatus
 from lora_dpo_operator import accounting
@@ -100,6 +101,8 @@ class JobCollector(Collector):
         """Render the gauges."""
         jobs = self._snapshot()
         now = self._clock()
+        # One dictionary for all series of a job: `exposition` then writes the labels once.
+        labels = {key: {"namespace": key[0], "name": key[1]} for key in jobs}
         accounts = {key: accounting.of(status, now) for key, status in jobs.items()}
         yield _counts(jobs.values())
         yield _labelled(
@@ -118,17 +121,17 @@ class JobCollector(Collector):
             {key: (account.outcome.value, account.chip) for key, account in accounts.items()},
         )
         for field, help_text, read in _FROM_STATUS:
-            yield _family(field, help_text, {key: read(status) for key, status in jobs.items()})
+            yield _family(field, help_text, labels, {key: read(status) for key, status in jobs.items()})
         for field, help_text, take in _FROM_ACCOUNT:
-            yield _family(field, help_text, {key: take(account) for key, account in accounts.items()})
+            yield _family(field, help_text, labels, {key: take(account) for key, account in accounts.items()})
         for field, help_text in _FROM_METRICS.items():
             values = {key: getattr(status.metrics, field, None) for key, status in jobs.items()}
-            yield _family(field, help_text, values)
+            yield _family(field, help_text, labels, values)
         # A finished job has results, and no speed any more.
         active = {key: status for key, status in jobs.items() if not (status.phase and status.phase.finished)}
         for field, help_text in _SPEEDS.items():
             values = {key: getattr(status.metrics, field, None) for key, status in active.items()}
-            yield _family(field, help_text, values)
+            yield _family(field, help_text, labels, values)
 
 
 class Instruments:
@@ -197,11 +200,11 @@ def _counts(statuses: Iterable[LoraDpoJobStatus]) -> Metric:
     return family
 
 
-def _family(field: str, help_text: str, values: Mapping[Key, float | None]) -> Metric:
+def _family(
+    field: str, help_text: str, labels: Mapping[Key, dict[str, str]], values: Mapping[Key, float | None]
+) -> Metric:
     family = GaugeMetricFamily(f"{PREFIX}_job_{field}", help_text, labels=("namespace", "name"))
-    for key, value in values.items():
-        if value is not None:
-            family.add_metric(key, value)
+    family.samples = [Sample(family.name, labels[key], value) for key, value in values.items() if value is not None]
     return family
 
 

@@ -7,7 +7,9 @@ import dataclasses
 from collections.abc import Callable, Iterable
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
+
+from lora_dpo_operator import exposition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,7 @@ def application(registry: CollectorRegistry, health: Health, pages: Iterable[web
 
     async def metrics(_: web.Request) -> web.Response:
         # With thousands of jobs it takes a second, which nobody else should have to wait.
-        body = await asyncio.to_thread(generate_latest, registry)
+        body = await asyncio.to_thread(exposition.text, registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def healthz(_: web.Request) -> web.Response:
