@@ -68,20 +68,22 @@ async def job_seen(
 
 @kopf.on.event("jobset.x-k8s.io", "v1alpha2", "jobsets", id="jobset", labels=_OURS)
 @kopf.on.event("batch", "v1", "jobs", id="job", labels=_OURS)
-async def child_changed(labels: kopf.Labels, memo: Any, namespace: str | None, **_: Any) -> None:
+async def child_changed(
+    event: kopf.RawEvent, body: kopf.Body, labels: kopf.Labels, memo: Any, namespace: str | None, **_: Any
+) -> None:
     """A JobSet or Job of a job has changed."""
     job = labels.get(names.JOB_LABEL)
     if job:
-        await _service(memo).reconcile((namespace or "", job))
+        await _service(memo).hear((namespace or "", job), dict(body), gone=event["type"] == "DELETED")
 
 
 @kopf.on.event("", "v1", "pods", id="pod", labels=_OURS)
-async def pod_changed(body: kopf.Body, memo: Any, **_: Any) -> None:
+async def pod_changed(event: kopf.RawEvent, body: kopf.Body, memo: Any, **_: Any) -> None:
     """A pod of a job has changed, or is gone: what it left is captured first."""
     service = _service(memo)
     key = service.capture(dict(body))
     if key:
-        await service.reconcile(key)
+        await service.hear(key, dict(body), gone=event["type"] == "DELETED")
 
 
 def _service(memo: Any) -> Service:

@@ -37,6 +37,7 @@ class ObjectMeta(KubeModel):
     name: str
     namespace: str = "default"
     uid: str = ""
+    resource_version: str = ""
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     owner_references: tuple[OwnerReference, ...] = ()

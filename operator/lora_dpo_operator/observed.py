@@ -149,6 +149,12 @@ class Observed:
         return self.export or self.jobset or self.prepare
 
     @property
+    def versions(self) -> frozenset[tuple[str, str]]:
+        """Of each child and pod that was read: its uid, and in which version."""
+        children = (self.prepare, self.jobset, self.export, *self.slice_jobs, *self.pods)
+        return frozenset((one.metadata.uid, one.metadata.resource_version) for one in children if one is not None)
+
+    @property
     def wants_suspension(self) -> bool:
         """Whether the job's user wants it to hold nothing."""
         return isinstance(self.verdict, Accepted) and self.verdict.spec.run_policy.suspend

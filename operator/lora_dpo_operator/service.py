@@ -29,6 +29,9 @@ from lora_dpo_operator.terminations import Termination, of_pod
 
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
+Version = tuple[str, str]
+"""Uid and resourceVersion of a child or pod."""
+
 _POLLED = (JobPhase.INITIALIZING, JobPhase.RUNNING)
 
 logger = logging.getLogger(__name__)
@@ -40,6 +43,7 @@ class Entry:
 
     Attributes:
         queued: a reconcile waits for the lock.
+        heard: why it does: what was heard of since the last one began; None for any other reason.
         status: as last read or written; None while the job itself has not been seen, only a child that names it.
         failures: reconciles that failed since the last good one.
         due: when to look again without being told, by the monotonic clock.
@@ -49,6 +53,7 @@ class Entry:
 
     lock: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
     queued: bool = False
+    heard: set[Version | None] = dataclasses.field(default_factory=set)
     memory: Memory = dataclasses.field(default_factory=Memory)
     observed: Observed | None = None
     status: LoraDpoJobStatus | None = None
@@ -137,9 +142,32 @@ class Service:
             if job in self._entries and not self._entries[job].lock.locked():
                 del self._entries[job]
 
-    async def reconcile(self, key: Key) -> None:
-        """Bring a job a step further; does nothing where another call already waits to."""
+    async def hear(self, key: Key, raw: dict[str, Any], *, gone: bool) -> None:
+        """Bring a job a step further because of a child or pod, unless that has been seen like this already.
+
+        Most of what a watch tells is the echo of what the operator has made or read itself.
+
+        Args:
+            key: the job.
+            raw: the child or pod.
+            gone: it was deleted.
+        """
         entry = self._entry(key)
+        if entry.status is not None and entry.status.phase is JobPhase.SUCCEEDED:
+            return
+        metadata = raw["metadata"]
+        version = (metadata.get("uid", ""), metadata.get("resourceVersion", ""))
+        await self.reconcile(key, None if gone else version)
+
+    async def reconcile(self, key: Key, heard: Version | None = None) -> None:
+        """Bring a job a step further; does nothing where another call already waits to.
+
+        Args:
+            key: the job.
+            heard: what it is for, if it is for that alone.
+        """
+        entry = self._entry(key)
+        entry.heard.add(heard)
         if entry.queued:
             return
         entry.queued = True
@@ -147,6 +175,9 @@ class Service:
         async with entry.lock:
             entry.queued = False
             self.instruments.queue_depth.dec()
+            news, entry.heard = entry.heard, set()
+            if _known(entry, news):
+                return
             with self.instruments.reconcile_seconds.time():
                 await self._reconcile(key, entry)
 
@@ -245,6 +276,11 @@ class Service:
 
     def _entry(self, key: Key) -> Entry:
         return self._entries.setdefault(key, Entry())
+
+
+def _known(entry: Entry, news: set[Version | None]) -> bool:
+    """Whether all of it was there when the job was last looked at, and nothing went wrong then."""
+    return not entry.failures and entry.observed is not None and news <= entry.observed.versions
 
 
 def needs_another_look(observed: Observed) -> bool:

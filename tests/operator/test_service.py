@@ -5,6 +5,7 @@ What counts here is the order of the calls: what is written before something is 
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import datetime
 import json
@@ -62,6 +63,7 @@ class Cluster:
     """What the server holds, and what it was asked to change, in order.
 
     Attributes:
+        asked: requests of any kind.
         refuses: status and message with which it answers a verb and path.
         now: the clock of the operator under test.
     """
@@ -72,6 +74,7 @@ class Cluster:
     refuses: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
     now: datetime.datetime = dataclasses.field(default_factory=lambda: at(30))
     monotonic: float = 0.0
+    asked: int = 0
 
     def advance(self, seconds: int) -> None:
         self.now += datetime.timedelta(seconds=seconds)
@@ -83,6 +86,7 @@ class Cluster:
 
     async def answer(self, request: web.Request) -> web.Response:
         call = f"{request.method} {request.path}"
+        self.asked += 1
         if call in self.refuses:
             status, message = self.refuses[call]
             return web.json_response({"message": message}, status=status)
@@ -159,6 +163,61 @@ async def test_the_operator_looks_again_when_a_limit_is_reached_and_tells_before
     cluster.calls.clear()
     await service.reconcile(KEY)
     assert cluster.calls == []
+
+
+def seen(cluster: Cluster, version: str) -> dict[str, Any]:
+    """The JobSet, as a watch shows it in another version."""
+    found = cluster.held[JOBSET]
+    return dict(found | {"metadata": found["metadata"] | {"resourceVersion": version}})
+
+
+async def test_the_echo_of_what_was_read_costs_nothing(cluster: Cluster, service: Service) -> None:
+    cluster.held[JOBSET] = seen(cluster, "7")
+    await service.reconcile(KEY)
+    cluster.asked = 0
+    await service.hear(KEY, seen(cluster, "7"), gone=False)
+    assert cluster.asked == 0
+    await service.hear(KEY, seen(cluster, "8"), gone=False)
+    assert cluster.asked > 0
+
+
+async def test_news_among_echoes_is_heard(cluster: Cluster, service: Service) -> None:
+    cluster.held[JOBSET] = seen(cluster, "7")
+    await service.reconcile(KEY)
+    cluster.asked = 0
+    # While one looks, others wait; of those that wait, one looks for all.
+    events = [service.hear(KEY, seen(cluster, version), gone=False) for version in ("8", "7", "9")]
+    cluster.held[JOBSET] = seen(cluster, "9")
+    await asyncio.gather(*events)
+    once = cluster.asked
+    assert once > 0
+    await service.hear(KEY, seen(cluster, "9"), gone=False)
+    assert cluster.asked == once
+
+
+async def test_the_end_of_a_child_is_always_news(cluster: Cluster, service: Service) -> None:
+    cluster.held[JOBSET] = seen(cluster, "7")
+    await service.reconcile(KEY)
+    cluster.asked = 0
+    await service.hear(KEY, seen(cluster, "7"), gone=True)
+    assert cluster.asked > 0
+
+
+async def test_an_echo_after_a_failure_is_another_try(cluster: Cluster, service: Service) -> None:
+    cluster.held[JOBSET] = seen(cluster, "7")
+    await service.reconcile(KEY)
+    cluster.refuses[f"GET {JOB}"] = (500, "etcd is away")
+    await service.reconcile(KEY)
+    cluster.asked = 0
+    await service.hear(KEY, seen(cluster, "7"), gone=False)
+    assert cluster.asked > 0
+
+
+async def test_what_happens_to_the_children_of_a_finished_job_is_no_news(cluster: Cluster, service: Service) -> None:
+    finished = cluster.held[JOB] | {"status": wire(prepared_status(phase=JobPhase.SUCCEEDED))}
+    service.note(finished)
+    await service.hear(KEY, seen(cluster, "8"), gone=False)
+    assert cluster.asked == 0
 
 
 KUEUE = "/apis/kueue.x-k8s.io"
