@@ -65,6 +65,9 @@ class Workload(KubeModel):
     @property
     def refusal(self) -> ConditionView:
         """Why its pods may not run, in Kueue's own words."""
+        finished = condition_true(self.status.conditions, "Finished")
+        if finished is not None:
+            return finished
         if not self.spec.active and self.evicted is not None:
             return self.evicted
         if not self.spec.active:

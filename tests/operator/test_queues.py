@@ -199,6 +199,18 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "AdmissionCheck",
         "capacity is Pending: nodes are being made",
     ),
+    "a workload that Kueue could not start": (
+        {
+            "conditions": [
+                RESERVED,
+                ADMITTED,
+                condition("Finished", 45, reason="FailedToStart", message="in podSet slice: conflict for nodeSelector"),
+            ]
+        },
+        "WaitingForQueue",
+        "Admitted",
+        "conflict for nodeSelector",
+    ),
     "a Kueue that has not looked yet": ({"conditions": []}, "WaitingForQueue", "Pending", "has not looked"),
 }
 
