@@ -3,6 +3,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import socket
+import struct
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -114,6 +117,17 @@ def test_utilisation_and_speed_reach_the_operator(shown: progress.Progress, serv
     shown.record(7, VALUES | {"mfu": 0.4, "tokens_per_second": 9.0}, epoch=0.5, eta_seconds=None)
     found = ProgressReport.model_validate_json(get(server, "/status")).metrics
     assert (found.mfu, found.tokens_per_second) == (0.4, 9.0)
+
+
+def test_a_reader_that_goes_away_leaves_nothing_in_the_training_log(
+    server: progress.Server, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as reader:
+        reader.sendall(b"GET /sta")
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closes with a reset
+    assert get(server, "/healthz") == "ok\n"
+    time.sleep(0.2)
+    assert capfd.readouterr().err == ""
 
 
 def test_trls_names_are_served_beside_the_guides(shown: progress.Progress, server: progress.Server) -> None:

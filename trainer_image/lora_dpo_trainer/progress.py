@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import statistics
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -165,6 +166,15 @@ def collector(progress: Progress) -> registry.Collector:
     return _Collector(progress)
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a reader that did not wait for its answer: it would look like a fault of the training."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class Server:
     """Serves a `Progress` over HTTP from a thread of its own.
 
@@ -177,8 +187,7 @@ class Server:
     def __init__(self, progress: Progress, *, port: int, host: str = "0.0.0.0") -> None:
         collectors = prometheus_client.CollectorRegistry(auto_describe=False)
         collectors.register(collector(progress))
-        self._server = http.server.ThreadingHTTPServer((host, port), _handler(progress, collectors))
-        self._server.daemon_threads = True
+        self._server = _Server((host, port), _handler(progress, collectors))
         self._thread = threading.Thread(target=self._server.serve_forever, name="progress", daemon=True)
         self._thread.start()
 
