@@ -1,4 +1,4 @@
-"""How long pods of a slice existed: what a fault costs its user."""
+"""How long pods of a slice held their hosts: what a fault costs its user."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .conftest import Kubectl
 from .loradpojobs import JOB_LABEL, PHASE_LABEL
 
 _LABEL = JOB_LABEL.replace(".", "\\.")
-_LINE = f'{{.type}} {{.object.metadata.uid}} {{.object.metadata.labels.{_LABEL}}}{{"\\n"}}'
+_LINE = f'{{.type}} {{.object.metadata.uid}} {{.object.metadata.labels.{_LABEL}}} {{.object.status.phase}}{{"\\n"}}'
 """One line an event of the watch."""
 
 
 class SliceTime:
-    """Seconds in which at least one pod of a slice existed, for each job of a namespace, as a watch saw it."""
+    """Seconds in which a pod of a slice existed and had not ended, for each job of a namespace, as a watch saw it."""
 
     def __init__(self) -> None:
         self._alive: dict[str, set[str]] = {}
@@ -30,17 +30,16 @@ class SliceTime:
         return self._total.get(job, 0.0) + running
 
     def see(self, line: str) -> None:
-        """Take a line of the watch: event, uid of the pod, job."""
-        event, pod, job = line.split()
-        alive = self._alive.setdefault(job, set())
-        if event == "DELETED":
-            alive.discard(pod)
-            if not alive:
-                self._total[job] = self._total.get(job, 0.0) + time.monotonic() - self._since[job]
-            return
-        if not alive:
+        """Take a line of the watch: event, uid of the pod, job, phase of the pod."""
+        event, pod, job, phase = line.split()
+        before = self._alive.get(job, set())
+        gone = event == "DELETED" or phase in ("Succeeded", "Failed")
+        after = before - {pod} if gone else before | {pod}
+        if after and not before:
             self._since[job] = time.monotonic()
-        alive.add(pod)
+        if before and not after:
+            self._total[job] = self._total.get(job, 0.0) + time.monotonic() - self._since[job]
+        self._alive[job] = after
 
 
 @contextlib.contextmanager

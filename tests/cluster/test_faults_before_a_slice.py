@@ -5,6 +5,8 @@ All of them are made at once, so that they wait side by side; each test then loo
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -12,9 +14,12 @@ from typing import Any
 import pytest
 
 from lora_dpo_api.status import ConditionType, JobPhase
+from lora_dpo_localcluster.image import Image
 
-from .conftest import Kubectl, wait_for
-from .loradpojobs import JOB_LABEL, PHASE_LABEL, Job, Operator, manifest
+from . import outside
+from .conftest import Bucket, Kubectl, wait_for
+from .loradpojobs import JOB_LABEL, MODEL, PHASE_LABEL, Job, Operator, manifest, upload_model
+from .outside import Outside
 from .slice_time import SliceTime, measured
 
 V5P = {"machineType": "ct5p-hightpu-4t", "topology": "2x2x2"}
@@ -80,21 +85,166 @@ WAITING = {
     "node": ({"prepare": {"nodeSelector": {"no": "such"}}}, "Unschedulable", "node affinity/selector"),
 }
 
+ROWS = (MODEL / "prefs.jsonl").read_text().splitlines()[:20]
+QUESTION = {"role": "user", "content": "which one?"}
+
+
+def row(chosen: str | None, rejected: str | None = "that one") -> str:
+    """A pair; None leaves the answer's turn out."""
+    answers = {"chosen": chosen, "rejected": rejected}
+    turns = {
+        side: [{"role": "assistant", "content": text}] if text is not None else [] for side, text in answers.items()
+    }
+    return json.dumps({side: [QUESTION, *answer] for side, answer in turns.items()})
+
+
+ROWS_THAT_ARE_NO_PAIRS = {
+    "bad-json": ([*ROWS, '{"chosen": ['], "InvalidRow", "1 row: not a JSON object (bad-json.jsonl:21)"),
+    "missing-key": ([*ROWS, json.dumps({"chosen": [QUESTION]})], "InvalidRow", "missing field (missing-key.jsonl:21"),
+    "no-answer": ([*ROWS, row(None)], "InvalidRow", "does not end with an assistant turn (no-answer.jsonl:21"),
+    "empty-side": ([row("")] * 20, "NotEnoughPairs", "left out: 20 rows: an empty answer (empty-side.jsonl:1"),
+    "equal-sides": ([row("that one")] * 20, "NotEnoughPairs", "20 rows: chosen and rejected are the same"),
+    "too-long": ([*ROWS, row("a" * 500)], "PairTooLong", "longer than train_seq_len (too-long.jsonl:21"),
+}
+
+
+def data(bucket: str, file: str = "train", template: str | None = None, **more: Any) -> dict[str, Any]:
+    component: dict[str, Any] = {"source": {"type": "url", "trainUrls": [f"{bucket}/data/{file}.jsonl"]}}
+    if template:
+        component["format"] = {"type": "preference_chat", "chatTemplate": template}
+    return {"data": {"components": {"prefs": component}, **more}}
+
+
+def refused_by_prepare(world: World) -> dict[str, tuple[dict[str, Any], str, str, str]]:
+    """Name → spec, and of the failure: class, reason, words."""
+    ours, env = world.bucket.url, world.outside.bucket_env
+    hub = {"initializeFromHf": "tiny-org/nothing", "podTemplate": {"env": world.outside.hub_env}}
+    rewrites = "{{ messages | length }}{% for message in messages %}{{ message.content }}{% endfor %}"
+    return {
+        **{name: (data(ours, name), "Data", *told) for name, (_, *told) in ROWS_THAT_ARE_NO_PAIRS.items()},
+        "empty-glob": (data(ours, "none-*"), "Data", "DataNotFound", "none-*.jsonl"),
+        "no-mask": (data(ours, template=rewrites), "Config", "ConfigError", "The chat template rewrites earlier turns"),
+        "tokenizer": (
+            data(ours, tokenizer="tiny-org/nothing") | {"podTemplate": {"env": world.outside.hub_env}},
+            "Config",
+            "ModelNotFound",
+            "The hub has no model tiny-org/nothing",
+        ),
+        "rank": ({"lora": {"r": 64}}, "Config", "ConfigError", "above the smallest dimension of k_proj (64 x 32)"),
+        "module": (
+            {"lora": {"r": 8, "targetModules": ["q_projection"]}},
+            "Config",
+            "ConfigError",
+            "the nearest is q_proj",
+        ),
+        "no-bucket": (
+            {"output": {"path": f"{ours}-absent/runs"}},
+            "Config",
+            "ConfigError",
+            f"there is no bucket {ours}-absent",
+        ),
+        "read-only": (
+            {"output": {"path": f"{world.read_only}/runs"}, "podTemplate": {"env": env}},
+            "Credentials",
+            "MissingCredentials",
+            f"Cannot write {world.read_only}/runs",
+        ),
+        "expired": (
+            {"output": {"path": f"{world.expired}/runs"}, "podTemplate": {"env": env}},
+            "Credentials",
+            "MissingCredentials",
+            f"{world.expired}/runs",
+        ),
+        "hub-id": (hub, "Config", "ModelNotFound", "The hub has no model tiny-org/nothing at revision main"),
+        "gated": (
+            hub | {"initializeFromHf": "tiny-org/gated"},
+            "Credentials",
+            "MissingCredentials",
+            "The model tiny-org/gated is gated",
+        ),
+        "occupied": (
+            {"output": {"path": f"{ours}/runs/owner"}},
+            "Output",
+            "OutputOccupied",
+            f"{ours}/runs/owner",
+        ),
+        "other-base": (
+            {"initializeFromHf": f"{ours}/shallow", "adapter": {"initFrom": f"{ours}/adapter"}},
+            "Config",
+            "ConfigError",
+            "belongs to another base than initialize_from_hf: it adapts layer 2, and this model has 2",
+        ),
+    }
+
+
+REFUSED_BY_PREPARE = (
+    *ROWS_THAT_ARE_NO_PAIRS,
+    *("empty-glob", "no-mask", "tokenizer", "rank", "module"),
+    *("no-bucket", "read-only", "expired", "hub-id", "gated", "occupied", "other-base"),
+)
+
 TOO_LATE = {"huggingFace": {"secretRef": "absent"}, "prepare": {"timeout": "15s"}}
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class World:
+    """Where the faulty jobs find their data, and don't.
+
+    Attributes:
+        read_only: a bucket that takes nothing.
+        expired: a bucket whose credentials have expired.
+    """
+
+    namespace: str
+    bucket: Bucket
+    outside: Outside
+    read_only: str
+    expired: str
+
+
 @pytest.fixture(scope="module")
-def faults(operator: Operator, kubectl: Kubectl) -> Iterator[tuple[str, SliceTime]]:
-    """A namespace with every faulty job in it."""
+def world(operator: Operator, kubectl: Kubectl, trainer_image: Image) -> Iterator[World]:
+    """A namespace with the servers outside of the cluster, and buckets."""
     namespace = f"t-{uuid.uuid4().hex[:8]}"
     kubectl.text("create", "namespace", namespace)
     wait_for(lambda: kubectl("-n", namespace, "get", "serviceaccount", "default").returncode == 0, "its account")
+    servers = outside.start(kubectl, namespace, trainer_image)
+    storage = kubectl.cluster.bucket
+    urls = [storage.create(f"test-{kind}-{uuid.uuid4().hex[:12]}") for kind in ("ours", "read-only", "expired")]
+    bucket = Bucket(urls[0], storage)
+    upload_model(bucket)
+    for name, (lines, *_) in ROWS_THAT_ARE_NO_PAIRS.items():
+        bucket.write(f"data/{name}.jsonl", "\n".join(lines).encode())
+    for file in sorted((MODEL / "base").iterdir()):
+        bucket.write(f"shallow/{file.name}", file.read_bytes())
+    config = json.loads((MODEL / "base" / "config.json").read_text())
+    bucket.write("shallow/config.json", json.dumps(config | {"num_hidden_layers": 2}).encode())
+    for file in sorted((MODEL / "adapter_final").iterdir()):
+        bucket.write(f"adapter/{file.name}", file.read_bytes())
+    for url, rule in zip(urls[1:], ("read-only", "expired"), strict=True):
+        servers.rule(url, rule)
+    yield World(namespace, bucket, servers, *urls[1:])
+    kubectl.text("delete", "namespace", namespace, "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def faults(world: World, kubectl: Kubectl) -> Iterator[tuple[str, SliceTime]]:
+    """A namespace with every faulty job in it."""
+    namespace, bucket = world.namespace, world.bucket.url
+    specs = {name: spec for name, (spec, *_) in (NOT_ACCEPTED | WAITING).items()}
+    specs |= {"too-late": TOO_LATE}
+    late = {name: spec for name, (spec, *_) in refused_by_prepare(world).items()}
+    occupied = late.pop("occupied")
     with measured(kubectl, namespace) as slices:
-        specs = {name: spec for name, (spec, *_) in (NOT_ACCEPTED | WAITING).items()} | {"too-late": TOO_LATE}
+        owner = Job(kubectl, namespace, "owner")
+        owner.apply(manifest("owner", bucket, podTemplate={"nodeSelector": {"no": "such"}}))
         for name, spec in specs.items():
             Job(kubectl, namespace, name).apply(manifest(name, "gs://b", **spec))
+        for name, spec in late.items():
+            Job(kubectl, namespace, name).apply(manifest(name, bucket, **spec))
+        owner.says(ConditionType.PREPARED, "True", "Prepared", timeout=240)
+        Job(kubectl, namespace, "occupied").apply(manifest("occupied", bucket, **occupied))
         yield namespace, slices
-    kubectl.text("delete", "namespace", namespace, "--wait=false")
 
 
 def test_pods_of_a_slice_would_be_seen(kubectl: Kubectl, faults: tuple[str, SliceTime]) -> None:
@@ -149,6 +299,26 @@ def test_a_reference_that_is_missing_is_named_with_a_hint_and_holds_no_slice(
     assert status.phase is JobPhase.PREPARING
     assert words in str(status.message)
     assert job.objects("jobsets") == []
+    assert slices.seconds(name) == 0
+
+
+@pytest.mark.parametrize("name", REFUSED_BY_PREPARE)
+def test_what_prepare_refuses_is_a_failure_with_its_cause_and_holds_no_slice(
+    kubectl: Kubectl, world: World, faults: tuple[str, SliceTime], name: str
+) -> None:
+    namespace, slices = faults
+    _, kind, reason, words = refused_by_prepare(world)[name]
+    job = Job(kubectl, namespace, name)
+    status = job.reaches(JobPhase.FAILED)
+    failure = status.failure
+    assert failure is not None
+    assert (failure.class_, failure.reason, failure.phase) == (kind, reason, "prepare")
+    assert words in failure.message
+    assert failure.hint
+    assert failure.pod
+    assert failure.node
+    assert failure.exit_code
+    assert (status.restarts, job.objects("jobsets")) == (0, [])
     assert slices.seconds(name) == 0
 
 
