@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -333,5 +334,8 @@ async def connect(*, observer: Observer | None = None) -> Gateway:
     if "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
         kube_config.load_incluster_config(client_configuration=configuration)
     else:
-        await kube_config.load_kube_config(client_configuration=configuration, persist_config=False)
+        file = os.environ.get("KUBECONFIG")
+        await kube_config.load_kube_config(file, client_configuration=configuration, persist_config=False)
+    # Else aiohttp looks for a proxy and a netrc file in a thread at each call, which takes two thirds of a call's time.
+    configuration.client_session_kwargs = {"trust_env": bool(urllib.request.getproxies_environment())}
     return Gateway(kube.ApiClient(configuration), observer=observer)

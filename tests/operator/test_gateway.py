@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -199,3 +200,52 @@ async def test_what_is_optional_is_asked_for_anew_now_and_then(
     assert await gateway.served_version(other) == "v1beta2"
     server.answer = absent
     assert await gateway.served_version(other) is None
+
+
+@pytest.fixture
+def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Points to an API server, with no proxy in the environment."""
+    for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    file = tmp_path / "kubeconfig"
+    monkeypatch.setenv("KUBECONFIG", str(file))
+
+    def write(url: str) -> None:
+        config = {
+            "clusters": [{"name": "c", "cluster": {"server": url}}],
+            "users": [{"name": "u", "user": {}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "x",
+        }
+        file.write_text(json.dumps(config))
+
+    return write
+
+
+async def test_the_api_server_is_reached_through_the_environments_proxy(
+    server: Server, kubeconfig: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kubeconfig("http://api.invalid")
+    monkeypatch.setenv("http_proxy", server.url)
+    door = await gateways.connect()
+    try:
+        assert await door.get(JOBS, "a", "x") == {"kind": "Anything"}
+    finally:
+        await door.close()
+
+
+async def test_without_a_proxy_no_thread_looks_for_one_at_each_call(
+    server: Server, kubeconfig: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kubeconfig(server.url)
+    door = await gateways.connect()
+    try:
+        await door.get(JOBS, "a", "x")
+        asked: list[Any] = []
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "run_in_executor", lambda *arguments: asked.append(arguments))
+        await door.get(JOBS, "a", "x")
+        assert asked == []
+    finally:
+        await door.close()
