@@ -55,14 +55,14 @@ def of_job(observed: Observed, phase: Phase, now: datetime.datetime) -> Failure 
     if job is None or job.failed is None:
         return None
     if job.failed.reason == "DeadlineExceeded":
-        waits = observed.status.message or ""
+        waits, _, remedy = (observed.status.message or "").partition(". Hint: ")
         cause = _waited_for(observed) if phase is Phase.PREPARE else None
         return Failure(
             class_=FailureClass.DEADLINE,
             reason=cause or (Reason.PREPARE_TIMEOUT if phase is Phase.PREPARE else Reason.DEADLINE_EXCEEDED),
             message=_cut(f"{job.metadata.name} was not done within spec.prepare.timeout. Last seen: {waits}"),
             phase=phase.value,
-            hint="raise spec.prepare.timeout, or mend what it waited for",
+            hint=f"{remedy or 'mend what it waited for'}, or raise spec.prepare.timeout",
             time=job.failed.last_transition_time or now,
         )
     end = first_failure(observed.ends(phase))

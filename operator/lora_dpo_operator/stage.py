@@ -106,7 +106,7 @@ def _slice_path(observed: Observed, jobset: JobSet, phase: JobPhase, now: dateti
     was_queued = phase is JobPhase.QUEUED or observed.status.phase is JobPhase.QUEUED
     if was_queued:
         path.append(Milestone(JobPhase.QUEUED, observed.queued_since or started, _queue_reason(observed)))
-        if phase is JobPhase.QUEUED:
+        if phase is JobPhase.QUEUED or (phase is JobPhase.FAILED and observed.scheduled_whole_at is None):
             return path
         started = observed.scheduled_whole_at or _admitted_since(observed) or now
     path.append(Milestone(JobPhase.INITIALIZING, started))

@@ -158,6 +158,14 @@ def test_a_limit_that_is_reached_fails_the_job_and_gives_the_slice_back(
     assert [action.name for action in plan.release(dataclasses.replace(observed, status=failed), at(due))] == ["tiny"]
 
 
+@pytest.mark.parametrize("pods", [NO_NODE, HALF], ids=["no host", "a part of the gang"])
+def test_a_slice_that_never_had_all_its_hosts_goes_from_the_queue_to_its_failure(pods: tuple[Any, ...]) -> None:
+    waits = derive.status(job(pods=pods), at(140))
+    assert waits.timeline[-1].phase is JobPhase.QUEUED
+    failed = derive.status(job(pods=pods, status=waits), at(5000))
+    assert [entry.phase for entry in failed.timeline[-2:]] == [JobPhase.QUEUED, JobPhase.FAILED]
+
+
 def test_the_failure_says_what_the_slice_waited_for() -> None:
     status = derive.status(job(pods=NO_NODE), at(1000))
     assert status.failure is not None

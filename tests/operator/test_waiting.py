@@ -145,7 +145,8 @@ def test_what_prepare_waits_for_reaches_the_status_with_a_hint(fields: dict[str,
     ended = derive.status(observe(prepare=failed, status=status), at(120))
     assert ended.failure is not None
     assert (ended.phase, ended.failure.class_, ended.failure.reason) == (JobPhase.FAILED, "Deadline", reason)
-    assert words in ended.failure.message
+    assert words in f"{ended.failure.message}. Hint: {ended.failure.hint}"
+    assert str(ended.message).count("Hint: ") == 1
 
 
 def test_the_wait_of_an_exclusive_slices_other_hosts_for_the_first_is_no_problem() -> None:
