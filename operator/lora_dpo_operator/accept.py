@@ -29,7 +29,7 @@ def judge(raw: dict[str, Any], settings: Settings) -> Verdict:
     return Accepted(
         spec=spec,
         placement=place(resolved.hardware, spec.tpu, simulate=settings.simulate_tpu and spec.tpu is not None),
-        config=resolved.config_yaml,
+        trainer=resolved.config,
         run_id=resolved.job.run_id,
         spec_hash=names.spec_hash(_built_from(resolved.job)),
         queue_name=resolved.queue,

@@ -10,6 +10,7 @@ from lora_dpo_api import wire
 from lora_dpo_api.job import LoraDpoJobSpec
 from lora_dpo_api.protocol import Phase
 from lora_dpo_operator import names
+from lora_dpo_operator.observed import Accepted
 from lora_dpo_operator.placement import Placement
 
 
@@ -18,7 +19,7 @@ class Blueprint:
     """One job, ready to be built.
 
     Attributes:
-        config: the trainer's configuration file, as text.
+        verdict: with the trainer's configuration.
         config_map: name of the ConfigMap that holds it.
         image: trainer image, pinned for the life of the job.
         queue_labels: Kueue's own labels on the job, for its JobSet.
@@ -31,7 +32,7 @@ class Blueprint:
     uid: str
     spec: LoraDpoJobSpec
     placement: Placement
-    config: str
+    verdict: Accepted
     config_map: str
     image: str
     spec_hash: str
@@ -39,6 +40,11 @@ class Blueprint:
     queue_name: str | None = None
     queue_labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prepared_digest: str = ""
+
+    @property
+    def config(self) -> str:
+        """The trainer's configuration file."""
+        return self.verdict.config
 
     @property
     def owner_reference(self) -> dict[str, Any]:

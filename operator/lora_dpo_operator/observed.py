@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 from collections.abc import Mapping
 
+from lora_dpo_api import config_file
+from lora_dpo_api.config_models import TrainerConfig
 from lora_dpo_api.job import LoraDpoJobSpec, Metadata
 from lora_dpo_api.notices import Notice
 from lora_dpo_api.protocol import Phase, PreparedReport, ProgressReport
@@ -26,19 +29,24 @@ class Accepted:
     """A spec that can run.
 
     Attributes:
-        config: the trainer's configuration file, as text.
+        trainer: the trainer's configuration.
         queue_labels: Kueue's own labels on the job, such as that of a priority class.
         notices: what the user should hear: forced values, guidance.
     """
 
     spec: LoraDpoJobSpec
     placement: Placement
-    config: str
+    trainer: TrainerConfig
     run_id: str
     spec_hash: str
     queue_name: str | None = None
     queue_labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notices: tuple[Notice, ...] = ()
+
+    @functools.cached_property
+    def config(self) -> str:
+        """The trainer's configuration file. Written when it is asked for: it takes longer than all the rest."""
+        return config_file.dumps(self.trainer)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

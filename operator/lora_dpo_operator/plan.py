@@ -125,7 +125,7 @@ def blueprint_of(observed: Observed, verdict: Accepted, settings: Settings) -> B
         uid=observed.metadata.uid,
         spec=verdict.spec,
         placement=verdict.placement,
-        config=verdict.config,
+        verdict=verdict,
         config_map=observed.pinned_config_map or names.config_map(name, verdict.config),
         image=observed.running_image or verdict.spec.pod_template.image or settings.trainer_image,
         spec_hash=observed.status.spec_hash or verdict.spec_hash,

@@ -209,3 +209,9 @@ def test_a_configmap_that_was_deleted_under_a_pod_is_made_again() -> None:
     waits = a_pod(Phase.TRAIN, 21, waiting=("ContainerCreating", ""))
     observed = observe(status=prepared_status(), jobset=a_jobset(21), pods=(waits,), warnings=(lost,))
     assert [told(action) for action in plan.actions(observed, SETTINGS)] == ["Create ConfigMap tiny"]
+
+
+def test_the_configuration_of_a_started_job_is_not_written_anew_at_each_look() -> None:
+    started = observe(status=prepared_status(config_map="tiny-config-0"), prepare=DONE, jobset=a_jobset(21))
+    plan.actions(started, SETTINGS)
+    assert "config" not in vars(started.verdict)
