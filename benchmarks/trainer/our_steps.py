@@ -49,6 +49,7 @@ def main() -> None:
         state, _ = machine.train(state, machine.batch(number))
     warm = len(compiles)
     order = [machine.keys[machine.plan.keys_of_step(number)] for number in steps]
+    del state  # a run has one
     state, first = machine.train(machine.fresh_state(), machine.batch(0))
     real = sum(machine.batch(number).tokens for number in steps)
     channel.ready(

@@ -101,5 +101,16 @@ def test_nothing_is_compiled_once_every_shape_has_been(caplog: pytest.LogCapture
     assert not any(programs[number] for number in range(steps) if _seen(order, number))
 
 
+def test_a_step_takes_over_the_memory_of_the_state_that_it_is_given() -> None:
+    plan = lora.resolve(base().linears, SETTINGS)
+    optimizer = Optimizer(OptimizerConfig(), 10)
+    train = step.make_train_step(base(), plan, Objective(), optimizer)
+    start = step.init_state(lora.init(plan, SETTINGS, jax.random.key(0)), optimizer, seed=0)
+    state = mesh.put_everywhere(start, mesh.make(jax.devices()[:1]))
+    places = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state.adapter)]
+    state, _ = train(state, packed(PAIRS[:4]))
+    assert [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state.adapter)] == places
+
+
 def _seen(order: packing.BatchPlan, number: int) -> bool:
     return order.shape_of_step(number) in [order.shape_of_step(before) for before in range(number)]

@@ -22,10 +22,9 @@ from levanter.layers.attention import Attention, AttentionConfig
 from levanter.layers.rotary import DefaultRotaryEmbeddingsConfig, RotaryEmbeddings, RotaryEmbeddingsConfig
 from levanter.models.olmo import Olmo2Attention
 
-from lora_dpo_trainer import linears
+from lora_dpo_trainer import causal, linears
 from lora_dpo_trainer.splash import Splash
 
-_FAR = -1e9
 _EVERYTHING = 1 << 30
 """A window that no sequence is longer than."""
 
@@ -139,7 +138,7 @@ def attend(
     given = tuple(x.array for x in (q.rearrange(axes), k.rearrange(order), v.rearrange(order)))
     sides, cells = tuple(side.array for side in mask.sides), mask.cells.array
     if mask.splash is None:
-        plain = functools.partial(_causal, soft_cap=soft_cap)
+        plain = functools.partial(causal.attend, soft_cap=soft_cap)
         return hax.named(_by_sides(plain, window, given, sides, cells), axes)
     kernel = functools.partial(mask.splash.attend, windows=windows, soft_cap=soft_cap)
     return hax.named(mask.splash.on_each_device(_by_sides, kernel, window, given, sides, cells), axes)
@@ -163,32 +162,6 @@ def _by_sides(
         results.append(out.reshape(rows, count * length, *out.shape[3:]))
         start = part.stop
     return _from_cells(jnp.concatenate(results, axis=1), sources, cells)
-
-
-def _causal(
-    q: jax.Array, k: jax.Array, v: jax.Array, window: int | jax.Array | None, soft_cap: float | None
-) -> jax.Array:
-    """Attend within sides of one length.
-
-    What lies behind a side's end comes later than all of its tokens, so that the causal mask hides it.
-
-    Args:
-        q: [row, side, length, kv_head, group, head_size].
-        k: [row, side, length, kv_head, head_size].
-        v: As k.
-        window: See `attend`.
-        soft_cap: See `attend`.
-    """
-    scores = jnp.einsum("rsqhgd,rskhd->rshgqk", q, k).astype(jnp.float32)
-    if soft_cap is not None:
-        scores = jnp.tanh(scores / soft_cap) * soft_cap
-    place = jnp.arange(q.shape[2])
-    before = place[:, None] - place
-    seen = before >= 0
-    if window is not None:
-        seen = seen & (before < window)
-    weights = jax.nn.softmax(jnp.where(seen, scores, _FAR), axis=-1).astype(v.dtype)
-    return jnp.einsum("rshgqk,rskhd->rsqhgd", weights, v)
 
 
 # Autodiff would make scatters of the gathers' derivatives; where each value came from is known, so gathers do.

@@ -25,7 +25,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from lora_dpo_api import protocol
-from lora_dpo_trainer import errors, identity, storage
+from lora_dpo_trainer import errors, identity, mesh, storage
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
@@ -98,7 +98,7 @@ def place(arrays: Mapping[str, np.ndarray], like: Any) -> Any:
             )
         if not isinstance(plain, jax.Array):
             return array
-        placed = jax.make_array_from_callback(array.shape, plain.sharding, lambda index: array[index])
+        placed = mesh.owned(jax.make_array_from_callback(array.shape, plain.sharding, lambda index: array[index]))
         return jax.random.wrap_key_data(placed) if _is_key(template) else placed
 
     return jax.tree_util.tree_map_with_path(leaf, like)

@@ -47,7 +47,18 @@ def put_everywhere[T](tree: T, mesh: Mesh) -> T:
             return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
         return jax.device_put(np.asarray(leaf), everywhere)
 
-    return cast(T, jax.tree.map(put, tree))
+    return owned(cast(T, jax.tree.map(put, tree)))
+
+
+def owned[T](tree: T) -> T:
+    """Copies of arrays, that a program can take over when they are donated.
+
+    On a CPU an array that was put there may be the memory of a NumPy array still, which no program may write to.
+    """
+    return cast(T, _copied(tree))
+
+
+_copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
 def split_first(mesh: Mesh) -> NamedSharding:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lora_dpo_trainer import frozen, logprobs, lora, model, objective
+from lora_dpo_trainer import frozen, host_memory, logprobs, lora, model, objective
 from lora_dpo_trainer.attention import PairMask
 from lora_dpo_trainer.batch import PackedBatch
 from lora_dpo_trainer.lora import Adapter, LoraPlan
@@ -85,9 +85,15 @@ class Program:
 
     jitted: Any
     arrays: Any
+    _compiled: set[tuple[tuple[int, ...], ...]] = dataclasses.field(default_factory=set)
 
     def __call__(self, *given: Any) -> Any:
-        """Run it."""
+        """Run it; compiled first for shapes that it has not seen."""
+        shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(given))
+        if shapes not in self._compiled:
+            self.trace(*given).lower().compile()
+            host_memory.give_back()  # what the compiler leaves, before the program takes its own
+            self._compiled.add(shapes)
         return self.jitted(self.arrays, *given)
 
     def trace(self, *given: Any) -> Any:
