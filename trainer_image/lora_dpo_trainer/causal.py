@@ -2,7 +2,8 @@
 
 Scores lie as [key, query] throughout: all products with them then take them as they lie, where autodiff would transpose
 them, which on a CPU takes about as long as the products. The forward pass keeps each query's result and normaliser, so
-that the backward pass needs no softmax of its own (as in FlashAttention, arXiv:2205.14135, algorithm 4).
+that the backward pass needs no softmax of its own (as in FlashAttention, arXiv:2205.14135, algorithm 4). Queries go in
+a few blocks, each with the keys up to its end: what the mask would hide is then mostly not computed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import jax.numpy as jnp
 from lora_dpo_trainer import remat
 
 _FAR = -1e9
+_BLOCK, _BLOCKS = 96, 4
+"""Queries go in blocks of at least so many, and in at most so many blocks, each of which is compiled by itself."""
 
 type _Window = int | jax.Array | None
 type _Saved = tuple[jax.Array, jax.Array, jax.Array, _Window, jax.Array, jax.Array]
@@ -35,12 +38,20 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, window: _Window, soft_cap: 
     Returns:
         As q.
     """
-    heads_first = jnp.einsum("rsqhgd->rshgqd", q), jnp.einsum("rskhd->rshkd", k), jnp.einsum("rskhd->rshkd", v)
-    return jnp.einsum("rshgqd->rsqhgd", _attend(*heads_first, window, soft_cap))
+    q, k, v = jnp.einsum("rsqhgd->rshgqd", q), jnp.einsum("rskhd->rshkd", k), jnp.einsum("rskhd->rshkd", v)
+    length = q.shape[4]
+    block = max(_BLOCK, -(-length // _BLOCKS))
+    parts = [
+        _attend(q[:, :, :, :, start : start + block], k[:, :, :, : start + block], v[:, :, :, : start + block],
+                window, soft_cap)
+        for start in range(0, length, block)
+    ]  # fmt: skip
+    return jnp.einsum("rshgqd->rsqhgd", jnp.concatenate(parts, axis=4))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array, window: _Window, soft_cap: float | None) -> jax.Array:
+    """Of the last queries of those that the keys have: the last query and the last key are of one token."""
     return _forward(q, k, v, window, soft_cap)[0]
 
 
@@ -80,8 +91,8 @@ def _scores(q: jax.Array, k: jax.Array, window: _Window, soft_cap: float | None)
     scores = jnp.einsum("rshkd,rshgqd->rshkgq", k, q).astype(jnp.float32)
     if soft_cap is not None:
         scores = jnp.tanh(scores / soft_cap) * soft_cap
-    place = jnp.arange(q.shape[4])
-    before = place - place[:, None, None]
+    queries, keys = q.shape[4], k.shape[3]
+    before = jnp.arange(keys - queries, keys) - jnp.arange(keys)[:, None, None]
     seen = before >= 0
     if window is not None:
         seen = seen & (before < window)

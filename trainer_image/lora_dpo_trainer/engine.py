@@ -294,9 +294,9 @@ def build(config: TrainerConfig, pairs: prepared.Prepared, owner: identity.RunId
 def _layout(
     config: TrainerConfig, lengths: packing.PairLengths, total_steps: int, devices: Mesh, dtype: jnp.dtype
 ) -> fit.Layout:
-    """How a step is computed; where memory is not known no product is repeated, in microbatches of bounded length.
+    """How a step is computed; where memory is not known, in microbatches of bounded length, the wide products repeated.
 
-    What is elementwise takes as long to keep as to repeat, on a CPU too, and half of the memory.
+    On a CPU elementwise results cost more to keep than to repeat, and wide products little less; it halves the memory.
     """
     shards, pairs = mesh.data_shards(devices), config.trainer.train_batch_size
     if pairs % shards:
@@ -308,7 +308,9 @@ def _layout(
     room = fit.usable_bytes(devices.devices.flat[0].device_kind)
     if room is None:
         wanted = int(float(lengths.encoded.mean()) * pairs / shards // GROUP_TOKENS) + 1
-        return fit.Layout(next((n for n in numbers if n >= wanted), numbers[-1]), remat.Remat.PRODUCTS, split=False)
+        return fit.Layout(
+            next((n for n in numbers if n >= wanted), numbers[-1]), remat.Remat.NARROW_PRODUCTS, split=False
+        )
 
     @functools.cache
     def shape(microbatches: int) -> packing.BatchShape:
