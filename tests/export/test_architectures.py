@@ -11,6 +11,7 @@ import peft
 import pytest
 import torch
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -98,6 +99,16 @@ def test_peft_computes_what_the_trainer_computed(folder: Path) -> None:
     assert set(peft.get_peft_model_state_dict(model, save_embedding_layers=False)) == set(stored)
 
 
-def test_a_merged_checkpoint_computes_what_the_trainer_computed(folder: Path) -> None:
+def test_an_adapter_in_bfloat16_computes_nearly_the_same(folder: Path) -> None:
+    stored = load_torch_file(folder / "adapter-bf16" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
+    model = peft.PeftModel.from_pretrained(tiny_models.load(folder / "base"), folder / "adapter-bf16").eval()
+    ours = load_file(folder / "scores.safetensors")
+    change = np.abs(ours["policy"] - ours["base"]).max()
+    assert np.abs(sums(token_logprobs(model)) - ours["policy"]).max() < 0.05 * change
+
+
+def test_a_merged_checkpoint_in_several_files_computes_what_the_trainer_computed(folder: Path) -> None:
+    assert len(list((folder / "merged").glob("model-*.safetensors"))) > 1
     theirs = sums(token_logprobs(tiny_models.load(folder / "merged")))
     assert_equal_sums(load_file(folder / "scores.safetensors")["policy"], theirs)

@@ -16,6 +16,8 @@ from lora_dpo_api.config_file import LoraConfig, TrainerConfig
 from lora_dpo_trainer import batch, lora, merge, model, packing, peft_io, step
 from lora_dpo_trainer.pairs import TokenizedPair
 
+SHARD_BYTES = 20_000
+"""Several files even of a tiny model."""
 SETTINGS = LoraConfig(r=3, alpha=6, exclude_modules=[])
 
 
@@ -42,6 +44,7 @@ def run(folder: Path) -> None:
     plan = lora.resolve(base.linears, SETTINGS)
     adapter = random_adapter(plan)
     peft_io.save(str(folder / "adapter"), adapter, plan, SETTINGS, str(folder / "base"))
+    peft_io.save(str(folder / "adapter-bf16"), adapter, plan, SETTINGS, str(folder / "base"), dtype="bfloat16")
     pairs = read_pairs(folder / "pairs.json")
     lengths = packing.PairLengths.of(pairs)
     packed = batch.build(pairs, packing.BatchPlan.make(lengths, len(pairs), shuffle=False).shapes[-1])
@@ -62,7 +65,8 @@ def run(folder: Path) -> None:
             "output": {"path": str(folder), "merged_hf": {"enabled": True, "dtype": "float32"}},
         }
     )
-    merge.write(config, peft_io.load_config(str(folder / "adapter")), str(folder / "adapter"), str(folder / "merged"))
+    adapted, target = str(folder / "adapter"), str(folder / "merged")
+    merge.write(config, peft_io.load_config(adapted), adapted, target, shard_bytes=SHARD_BYTES)
 
 
 if __name__ == "__main__":
