@@ -1,4 +1,4 @@
-"""What the compiled train step holds."""
+"""What the compiled train step holds, for a CPU and for TPUs that are not there."""
 
 from __future__ import annotations
 
@@ -64,6 +64,12 @@ def compiled_for_cpu(on_cpu: tuple[model.BaseModel, Any]) -> aot.CompiledStep:
     return aot.compile_traced(on_cpu[1])
 
 
+@pytest.fixture(scope="module")
+def compiled_for_tpus() -> tuple[model.BaseModel, aot.CompiledStep]:
+    base, trace = traced(aot.topology_mesh("v5e:2x2"), Remat.PRODUCTS, split=True)
+    return base, aot.compile_traced(trace)
+
+
 def test_logits_never_exist_whole(compiled_for_cpu: aot.CompiledStep) -> None:
     logits = 2 * SIDE * VOCAB
     assert aot.largest_buffer(compiled_for_cpu.executable.as_text()) < logits / 4
@@ -88,6 +94,34 @@ def test_a_whole_step_updates_the_state_in_place() -> None:
     base, trace = traced(mesh.make(jax.devices()[:1]), Remat.NONE, split=False, microbatches=1)
     state = 3 * 4 * lora.parameter_count(lora.resolve(base.linears, LORA))
     assert aot.compile_traced(trace).footprint.aliased >= state
+
+
+def test_tpus_attend_by_splash_kernels_in_both_directions(
+    compiled_for_tpus: tuple[model.BaseModel, aot.CompiledStep],
+) -> None:
+    kernels = compiled_for_tpus[1].kernels
+    assert any(name.startswith("splash_mha_fwd") for name in kernels), kernels
+    assert any(name.startswith("splash_mha_dkv") for name in kernels), kernels
+
+
+def test_tpus_hold_neither_whole_logits_nor_a_whole_base(
+    compiled_for_tpus: tuple[model.BaseModel, aot.CompiledStep],
+) -> None:
+    base, compiled = compiled_for_tpus
+    assert aot.largest_buffer(compiled.executable.as_text()) < 2 * SIDE * VOCAB
+    whole = 2 * base.parameter_count
+    sums_and_state = 4 * 4 * lora.parameter_count(lora.resolve(base.linears, LORA))
+    assert compiled.footprint.arguments < 0.3 * whole + 1.1 * sums_and_state
+
+
+def test_operations_are_counted_as_the_compiler_counts_them(
+    on_cpu: tuple[model.BaseModel, Any], compiled_for_tpus: tuple[model.BaseModel, aot.CompiledStep]
+) -> None:
+    compiled = compiled_for_tpus[1]
+    work = flops.count(compiled.jaxpr)
+    assert work.once / 4 == pytest.approx(compiled.executable.cost_analysis()["flops"], rel=0.1)
+    assert work.attention > 0
+    assert flops.count(on_cpu[1].jaxpr).attention == 0
 
 
 def test_a_scanned_product_counts_as_often_as_it_is_run() -> None:
