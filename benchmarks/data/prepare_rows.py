@@ -2,6 +2,9 @@
 
 Rows of different lengths are written to one jsonl file; the phase runs over them in a process of its own, and what that
 process took is printed as one JSON line. Run it with the Python of the trainer's virtual environment.
+
+The peak of resident memory holds pages of the prepared files, which are mapped and which the kernel takes back when it
+needs them; `peak_anonymous_mib` is what the process really needs, looked at twenty times a second.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,6 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 WORDS = ("model", "answer", "river", "seven", "quiet", "because", "number", "green", "often", "stone")
+
+
+_LOOK_SECONDS = 0.05
 
 
 def write_rows(path: Path, rows: int, seed: int = 0) -> None:
@@ -55,12 +62,17 @@ def measure(base: Path, rows: int, folder: Path) -> dict[str, float]:
     words = ["-m", "lora_dpo_trainer", "--config_path", str(folder / "config.yaml"), "--phase", "prepare"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "LORADPO_TERMINATION_LOG": str(folder / "termination")}
     began = time.monotonic()
-    process = subprocess.Popen([sys.executable, *words], env=environment, stdout=subprocess.PIPE, text=True)
-    output = process.stdout.read() if process.stdout else ""
-    _, status, used = os.wait4(process.pid, 0)
+    log = folder / f"prepare-{rows}.log"
+    with log.open("w") as output:
+        process = subprocess.Popen([sys.executable, *words], env=environment, stdout=output, stderr=output)
+    anonymous, pid = 0, 0
+    while pid == 0:
+        anonymous = max(anonymous, _anonymous_kib(process.pid))
+        time.sleep(_LOOK_SECONDS)
+        pid, status, used = os.wait4(process.pid, os.WNOHANG)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        raise SystemExit(output)
+        raise SystemExit(log.read_text())
     found = json.loads((folder / "termination").read_text())["prepared"]
     data.unlink()
     return {
@@ -69,9 +81,15 @@ def measure(base: Path, rows: int, folder: Path) -> dict[str, float]:
         "validation_pairs": found["validationPairs"],
         "tokens": found["tokens"],
         "peak_rss_mib": round(used.ru_maxrss / 1024, 1),
+        "peak_anonymous_mib": round(anonymous / 1024, 1),
         "seconds": round(time.monotonic() - began, 1),
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
     }
+
+
+def _anonymous_kib(pid: int) -> int:
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) if found else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
