@@ -276,6 +276,8 @@ class Observed:
 
     def _before_resume(self, time: datetime.datetime | None) -> bool:
         """Whether that was before the job was suspended and resumed, which makes no new attempt of a JobSet."""
+        if self._resuming:
+            return True
         return self.resumed_at is not None and time is not None and time < self.resumed_at
 
     @property
@@ -302,8 +304,20 @@ class Observed:
         return condition.last_transition_time if condition and condition.status == "False" else None
 
     @property
+    def _resuming(self) -> bool:
+        """Whether the JobSet is let go on, and its controller has not done so yet."""
+        jobset = self.jobset
+        return (
+            jobset is not None
+            and not jobset.suspended
+            and condition_true(jobset.status.conditions, "Suspended") is not None
+        )
+
+    @property
     def attempt_started_at(self) -> datetime.datetime | None:
         """When the present attempt began to ask for hosts."""
+        if self._resuming:
+            return None
         if self.resumed_at is not None:
             return self.resumed_at
         if self.attempt == 0:

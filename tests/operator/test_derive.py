@@ -87,6 +87,12 @@ PHASES = {
         observe(status=prepared_status(), jobset=a_jobset(21, condition("Suspended", 30, "False", "ResumeJobs"))),
         JobPhase.INITIALIZING,
     ),
+    "a JobSet that goes on, and does not say so yet, does not train on the word of before": (
+        running(
+            status=prepared_status(phase=JobPhase.SUSPENDED), jobset=a_jobset(21, condition("Suspended", 60)), pods=()
+        ),
+        JobPhase.INITIALIZING,
+    ),
     "the model is being loaded": (
         running(report=progress(TrainerState.LOADING, step=0)),
         JobPhase.INITIALIZING,
@@ -521,3 +527,12 @@ def test_conditions_keep_the_time_of_their_last_change() -> None:
     assert [entry.last_transition_time for entry in second.conditions] == [
         entry.last_transition_time for entry in first.conditions
     ]
+
+
+def test_a_pause_lasts_until_the_jobset_goes_on_though_it_does_not_say_so_yet() -> None:
+    pauses = derive.status(running(jobset=a_jobset(21, condition("Suspended", 60), suspend=True), pods=()), at(61))
+    goes_on = running(status=pauses, jobset=a_jobset(21, condition("Suspended", 60)), pods=())
+    status = derive.status(goes_on, at(100))
+    pause, start = status.timeline[-2:]
+    assert (pause.phase, pause.started, pause.ended) == (JobPhase.SUSPENDED, at(60), at(100))
+    assert (start.phase, start.started) == (JobPhase.INITIALIZING, at(100))
