@@ -193,6 +193,8 @@ class Observed:
         child = self.working_child
         if child is None or not self.waits_in_queue:
             return None
+        if self.workload is not None and self.workload.put_back:
+            return self.workload.put_back_at
         evicted = self.workload.evicted if self.workload else None
         since = evicted or condition_true(child.status.conditions, "Suspended")
         return since.last_transition_time if since else child.metadata.creation_timestamp

@@ -105,7 +105,8 @@ def _slice_path(observed: Observed, jobset: JobSet, phase: JobPhase, now: dateti
     started = (leader.metadata.creation_timestamp if leader else observed.attempt_started_at) or now
     was_queued = phase is JobPhase.QUEUED or observed.status.phase is JobPhase.QUEUED
     if was_queued:
-        path.append(Milestone(JobPhase.QUEUED, observed.queued_since or started, _queue_reason(observed)))
+        since = observed.queued_since or now if observed.waits_in_queue else started
+        path.append(Milestone(JobPhase.QUEUED, since, _queue_reason(observed)))
         if phase is JobPhase.QUEUED or (phase is JobPhase.FAILED and observed.scheduled_whole_at is None):
             return path
         started = observed.scheduled_whole_at or _admitted_since(observed) or now
@@ -123,10 +124,12 @@ def _prepare_started(observed: Observed, prepare: Job) -> datetime.datetime | No
 
 def _queue_reason(observed: Observed) -> str:
     """Kueue's word for why it took the hosts away; where it has only not given any yet, ours."""
+    workload = observed.workload
     if not observed.waits_in_queue:
         return ""
-    evicted = observed.workload.evicted if observed.workload else None
-    return evicted.reason[:64] if evicted else Reason.WAITING_FOR_QUEUE
+    if workload is None or workload.evicted is None or workload.put_back:
+        return Reason.WAITING_FOR_QUEUE
+    return workload.evicted.reason[:64]
 
 
 def _admitted_since(observed: Observed) -> datetime.datetime | None:

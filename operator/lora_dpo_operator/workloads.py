@@ -6,6 +6,8 @@ https://kueue.sigs.k8s.io/docs/concepts/workload/
 
 from __future__ import annotations
 
+from pydantic import AwareDatetime
+
 from lora_dpo_operator import names
 from lora_dpo_operator.objects import ConditionView, KubeModel, ObjectMeta, condition_true
 
@@ -51,6 +53,17 @@ class Workload(KubeModel):
     def evicted(self) -> ConditionView | None:
         """The condition that says that its pods must go, until quota is found again."""
         return condition_true(self.status.conditions, "Evicted")
+
+    @property
+    def put_back(self) -> bool:
+        """Whether it was taken out of its queue, and is in it again: its eviction is over, though it still says so."""
+        return self.spec.active and self.evicted is not None and self.evicted.reason.startswith("Deactivated")
+
+    @property
+    def put_back_at(self) -> AwareDatetime | None:
+        """When Kueue took note of that; None until then."""
+        requeued = condition_true(self.status.conditions, "Requeued")
+        return requeued.last_transition_time if requeued and requeued.reason == "Reactivated" else None
 
     @property
     def cluster_queue(self) -> str:

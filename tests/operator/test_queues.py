@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lora_dpo_api.protocol import Phase
-from lora_dpo_api.status import Condition, ConditionType, JobPhase, LoraDpoJobStatus
+from lora_dpo_api.status import Condition, ConditionType, JobPhase, LoraDpoJobStatus, PhaseTime
 from lora_dpo_operator import derive, events, jobset
 from lora_dpo_operator.objects import JobSet
 from lora_dpo_operator.observed import Observed
@@ -288,3 +288,23 @@ def test_kueues_labels_reach_the_jobset() -> None:
     assert found["kueue.x-k8s.io/queue-name"] == "tpus"
     assert found["kueue.x-k8s.io/priority-class"] == "urgent"
     assert "team" not in found
+
+
+def test_the_wait_of_a_job_that_was_resumed_begins_when_it_is_in_its_queue_again() -> None:
+    raw = a_job({"queueName": "tpus", "runPolicy": {"queueTimeout": "1m"}})
+    jobset = a_jobset(21, condition("Suspended", 100), suspend=True, queue="tpus")
+    out = condition("Evicted", 99, reason="Deactivated", message="The workload is deactivated")
+    lost = condition("QuotaReserved", 100, "False", "Pending", "The workload is deactivated")
+    suspended = prepared_status(
+        phase=JobPhase.SUSPENDED, timeline=[PhaseTime(phase=JobPhase.SUSPENDED, started=at(99))]
+    )
+    not_yet = held(jobset, out, lost, raw=raw, status=suspended)
+    status = derived(not_yet, 500)
+    assert [(entry.phase.value, entry.started, entry.reason) for entry in status.timeline][-1] == (
+        "Queued",
+        at(500),
+        "WaitingForQueue",
+    )
+    back = condition("Requeued", 501, reason="Reactivated", message="The workload was reactivated")
+    assert derived(held(jobset, out, lost, back, raw=raw, status=suspended), 560).phase is JobPhase.QUEUED
+    assert derived(held(jobset, out, lost, back, raw=raw, status=suspended), 562).phase is JobPhase.FAILED
