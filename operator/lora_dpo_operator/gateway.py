@@ -205,24 +205,24 @@ class Gateway:
         path = resource.path(namespace, name)
         return await self._call("patch", "PATCH", resource, path, body=body, query=query, content=MERGE)
 
-    async def set_active(self, namespace: str, name: str, active: bool) -> None:
-        """Let Kueue take a Workload out of its queue, and remember on it by whose wish; nothing where it is gone.
+    async def set_active(self, namespace: str, name: str, active: bool) -> Manifest | None:
+        """Let Kueue take a Workload out of its queue, and remember on it by whose wish; None where it is gone.
 
         Raises:
             GatewayError: any failure but 404.
         """
         version = await self.served_version(names.KUEUE)
         if version is None:
-            return
+            return None
         resource = workloads(version)
         note = {names.SUSPENDED_ANNOTATION: None if active else "true"}
         body = {"metadata": {"annotations": note}, "spec": {"active": active}}
         query = {"fieldManager": names.MANAGER}
         path = resource.path(namespace, name)
         try:
-            await self._call("patch", "PATCH", resource, path, body=body, query=query, content=MERGE)
+            return await self._call("patch", "PATCH", resource, path, body=body, query=query, content=MERGE)
         except NotFoundError:
-            return
+            return None
 
     async def set_deadline(self, namespace: str, name: str, seconds: int) -> None:
         """Set `activeDeadlineSeconds` of a Job; nothing happens where it is gone already.

@@ -198,6 +198,11 @@ def taken(error: NameTakenError) -> Trouble:
     return Trouble(reason=Reason.NAME_TAKEN, message=str(error), final=not error.passing)
 
 
+def with_workload(observed: Observed, manifest: Manifest | None) -> Observed:
+    """What was observed, and Kueue's Workload as the API server has just returned it."""
+    return dataclasses.replace(observed, workload=Workload.model_validate(manifest) if manifest else None)
+
+
 async def _warnings(gateway: Gateway, namespace: str, metadata: ObjectMeta) -> tuple[EventView, ...]:
     selector = f"involvedObject.uid={metadata.uid},type=Warning"
     found = await gateway.list(EVENTS, namespace, fields=selector)

@@ -100,7 +100,7 @@ async def _perform(gateway: Gateway, action: plan.Action, observed: Observed) ->
             case plan.SetSuspend(resource, name, suspend):
                 return observe.with_child(observed, await gateway.set_suspend(resource, namespace, name, suspend))
             case plan.SetActive(name, active):
-                await gateway.set_active(namespace, name, active)
+                return observe.with_workload(observed, await gateway.set_active(namespace, name, active))
             case plan.SetDeadline(name, seconds):
                 await gateway.set_deadline(namespace, name, seconds)
             case plan.Delete(resource, name, foreground, uid):

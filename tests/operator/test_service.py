@@ -64,6 +64,7 @@ class Cluster:
 
     Attributes:
         asked: requests of any kind.
+        answers: what it answers to a verb and path, in place of what it was sent.
         refuses: status and message with which it answers a verb and path.
         now: the clock of the operator under test.
     """
@@ -72,6 +73,7 @@ class Cluster:
     calls: list[str] = dataclasses.field(default_factory=list)
     bodies: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     refuses: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
+    answers: dict[str, Any] = dataclasses.field(default_factory=dict)
     now: datetime.datetime = dataclasses.field(default_factory=lambda: at(30))
     monotonic: float = 0.0
     asked: int = 0
@@ -99,7 +101,7 @@ class Cluster:
         if request.path != EVENTS:
             self.calls.append(call)
             self.bodies.append(body)
-        return web.json_response(self._changed(request, body))
+        return web.json_response(self.answers.get(call) or self._changed(request, body))
 
     def _changed(self, request: web.Request, body: dict[str, Any]) -> dict[str, Any]:
         if request.path == f"{JOB}/status":
@@ -256,13 +258,27 @@ async def test_a_wait_in_a_queue_is_looked_at_ever_more_rarely(queued: Cluster, 
 async def test_suspending_a_job_in_a_queue_touches_its_workload_alone(queued: Cluster, service: Service) -> None:
     spec = {"queueName": "tpus", "runPolicy": {"suspend": True}}
     queued.held[JOB] = a_job(spec) | {"status": wire(prepared_status())}
-    await service.reconcile(KEY)
     workload = f"{WORKLOADS}/jobset-{NAME}-12345"
+    queued.answers[f"PATCH {workload}"] = wire(a_workload(IN_QUEUE, active=False))
+    await service.reconcile(KEY)
     assert queued.calls == [f"PATCH {workload}", f"PATCH {JOB}/status"]
     assert queued.bodies[0] == {
         "metadata": {"annotations": {"training.loradpo.dev/suspended": "true"}},
         "spec": {"active": False},
     }
+
+
+async def test_a_job_that_is_put_back_into_its_queue_waits_and_is_not_taken_out_any_more(
+    queued: Cluster, service: Service
+) -> None:
+    note = {"training.loradpo.dev/suspended": "true"}
+    out = condition("Evicted", 25, reason="Deactivated", message="The workload is deactivated")
+    workload = wire(a_workload(IN_QUEUE, out, active=False, annotations=note))
+    queued.held[WORKLOADS] = [workload]
+    queued.answers[f"PATCH {WORKLOADS}/jobset-{NAME}-12345"] = workload | {"spec": {"active": True}}
+    await service.reconcile(KEY)
+    assert queued.status.phase is JobPhase.QUEUED
+    assert queued.status.timeline[-1].reason == "WaitingForQueue"
 
 
 async def test_a_slice_that_could_not_be_given_back_is_tried_again_also_after_a_restart(
