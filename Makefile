@@ -16,8 +16,8 @@ setup: ## virtual environments in .venv/ (operator, trainer, export)
 demo: setup ## a real cluster, a real language model, one LoraDpoJob from apply to adapter
 	@$(BIN)/ldj demo $(DEMO_ARGS)
 
-test: ## every test, real cluster included
-	@"$$(scripts/find-python)" scripts/suites.py all
+test: ## every test, real cluster included; CLUSTER=kind or CLUSTER=source chooses what it is made of
+	@$(if $(filter command,$(origin CLUSTER)),LDJ_PROVIDER=$(CLUSTER)) "$$(scripts/find-python)" scripts/suites.py all
 
 test-fast: ## the tests that need no cluster (a few minutes)
 	@"$$(scripts/find-python)" scripts/suites.py fast

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lora_dpo_localcluster import kubeconfig, pki
+from lora_dpo_localcluster import audit, kubeconfig, pki
 from lora_dpo_localcluster.namespace_init import ADDRESS
 from lora_dpo_localcluster.processes import Processes
 from lora_dpo_localcluster.tools import KUBERNETES, Tools
@@ -51,6 +51,7 @@ def start_api_server(processes: Processes, tools: Tools, api_port: int) -> None:
         ],
     )
     key = paths.pki
+    audit.write_policy(paths.audit)
     processes.start(
         "kube-apiserver",
         [
@@ -73,6 +74,8 @@ def start_api_server(processes: Processes, tools: Tools, api_port: int) -> None:
             "--enable-admission-plugins=NodeRestriction",
             # `kubectl logs` would look a node's name up in DNS otherwise.
             "--kubelet-preferred-address-types=InternalIP",
+            f"--audit-policy-file={paths.audit / audit.POLICY_NAME}",
+            f"--audit-log-path={paths.audit / audit.LOG_NAME}",
         ],
     )
 

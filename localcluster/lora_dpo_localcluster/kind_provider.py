@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lora_dpo_localcluster import (
+    audit,
     bucket,
     dockerfile,
     errors,
@@ -35,6 +36,17 @@ from lora_dpo_localcluster.tools import FAKE_GCS_SERVER, KUBERNETES, Report
 
 _NODE_IMAGE = f"kindest/node:v{tools.KUBERNETES_VERSION}"
 _TIMEOUT = 300
+_AUDIT_FOLDER = "/var/log/ldj-audit"
+_AUDITED = {
+    "kind": "ClusterConfiguration",
+    "apiServer": {
+        "extraArgs": {
+            "audit-policy-file": f"{_AUDIT_FOLDER}/{audit.POLICY_NAME}",
+            "audit-log-path": f"{_AUDIT_FOLDER}/{audit.LOG_NAME}",
+        },
+        "extraVolumes": [{"name": "audit", "hostPath": _AUDIT_FOLDER, "mountPath": _AUDIT_FOLDER}],
+    },
+}
 
 
 def engine_answers() -> bool:
@@ -44,8 +56,17 @@ def engine_answers() -> bool:
     return subprocess.run(["docker", "info"], capture_output=True).returncode == 0
 
 
-def configuration(planned: Sequence[Node]) -> dict[str, object]:
-    """The configuration that kind reads: node 1 is the control plane, and runs pods too, as it does without Docker."""
+def configuration(planned: Sequence[Node], audited: Path) -> dict[str, object]:
+    """The configuration that kind reads: node 1 is the control plane, and runs pods too, as it does without Docker.
+
+    Args:
+        planned: the nodes.
+        audited: the folder of `audit`; see https://kind.sigs.k8s.io/docs/user/auditing/.
+    """
+    control_plane = {
+        "kubeadmConfigPatches": [json.dumps(_AUDITED)],
+        "extraMounts": [{"hostPath": str(audited), "containerPath": _AUDIT_FOLDER}],
+    }
     return {
         "apiVersion": "kind.x-k8s.io/v1alpha4",
         "kind": "Cluster",
@@ -54,6 +75,7 @@ def configuration(planned: Sequence[Node]) -> dict[str, object]:
                 "role": "control-plane" if one.number == 1 else "worker",
                 "image": _NODE_IMAGE,
                 **({"labels": dict(one.labels)} if one.labels else {}),
+                **(control_plane if one.number == 1 else {}),
             }
             for one in planned
         ],
@@ -104,7 +126,8 @@ class KindCluster:
             started = time.monotonic()
             self.paths.logs.mkdir(parents=True)
             config = self.paths.root / "kind.json"
-            config.write_text(json.dumps(configuration(planned)))
+            audit.write_policy(self.paths.audit)
+            config.write_text(json.dumps(configuration(planned, self.paths.audit)))
             _must(
                 [
                     *("kind", "create", "cluster", f"--name={self.kind_name}", f"--config={config}"),
@@ -156,6 +179,10 @@ class KindCluster:
         else:
             _must(["kind", "load", "docker-image", f"--name={self.kind_name}", image.name])
         report(f"{self.name} has {image.name}")
+
+    def calls(self) -> frozenset[audit.Call]:
+        """What service accounts have asked of the API server since the cluster came up."""
+        return audit.read(self.paths.audit)
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """A command with the network of the control plane's container, so that it reaches pods."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from lora_dpo_localcluster.audit import Call
 from lora_dpo_localcluster.bucket import BucketServer
 from lora_dpo_localcluster.image import Image
 from lora_dpo_localcluster.poses import Pose
@@ -85,6 +86,10 @@ class Cluster(Protocol):
 
     def load(self, image: Image, report: Report) -> None:
         """Give every node an image; one that is there isn't copied again."""
+        ...
+
+    def calls(self) -> frozenset[Call]:
+        """What service accounts have asked of the API server since the cluster came up."""
         ...
 
     def command(self, argv: Sequence[str]) -> list[str]:

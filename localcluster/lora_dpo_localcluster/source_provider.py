@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lora_dpo_localcluster import (
+    audit,
     bucket,
     cgroups,
     controlplane,
@@ -162,6 +163,10 @@ class SourceCluster:
                 started = time.monotonic()
                 node.import_image(one, processes, description.tools, image)
                 report(f"{one.name} has {image.name} ({time.monotonic() - started:.1f} s)")
+
+    def calls(self) -> frozenset[audit.Call]:
+        """What service accounts have asked of the API server since the cluster came up."""
+        return audit.read(self.paths.audit)
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """A command with the cluster's network and this machine's files."""

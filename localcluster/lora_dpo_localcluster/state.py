@@ -76,6 +76,11 @@ class ClusterPaths:
         return self.root / "cluster.json"
 
     @property
+    def audit(self) -> Path:
+        """What the API server logs of its callers, and by which policy."""
+        return self.root / "audit"
+
+    @property
     def cgroup(self) -> str:
         """The control group of the cluster's containers, from the root of each hierarchy."""
         return f"/ldj-{self.name}"

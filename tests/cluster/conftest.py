@@ -1,7 +1,8 @@
 """One real cluster for all tests of a session, with the project's images and a bucket.
 
 `LDJ_TEST_CLUSTER` names it (`test` by default); with `LDJ_KEEP_CLUSTER=1` it stays up, so that the next run starts at
-once. Nothing here is specific to one part: every cluster test shares these fixtures.
+once. `--cluster=kind` or `--cluster=source` says what it is made of; the default is kind where a Docker engine answers.
+Nothing here is specific to one part: every cluster test shares these fixtures.
 """
 
 from __future__ import annotations
@@ -28,6 +29,16 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = Shape(nodes=1, poses=(poses.parse("ct5p-hightpu-4t=2x2x2"),))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cluster", choices=("kind", "source"), help="what the clusters of the tests are made of")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Every cluster that a test opens is made of what was asked for."""
+    if chosen := config.getoption("--cluster", None):
+        os.environ["LDJ_PROVIDER"] = chosen
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,9 +40,13 @@ def test_an_engine_that_does_not_answer_is_not_used(calls: Path) -> None:
 
 
 def test_nodes_become_kinds_nodes_with_their_labels() -> None:
-    made = kind_provider.configuration(poses.plan_nodes(1, (poses.parse("ct5p-hightpu-4t=2x2x2"),)))
+    made = kind_provider.configuration(poses.plan_nodes(1, (poses.parse("ct5p-hightpu-4t=2x2x2"),)), Path("/audited"))
     nodes = json.loads(json.dumps(made))["nodes"]
     assert [node["role"] for node in nodes] == ["control-plane", "worker", "worker"]
+    assert nodes[0]["extraMounts"] == [{"hostPath": "/audited", "containerPath": "/var/log/ldj-audit"}]
+    (patch,) = nodes[0]["kubeadmConfigPatches"]
+    assert json.loads(patch)["apiServer"]["extraArgs"]["audit-log-path"] == "/var/log/ldj-audit/audit.log"
+    assert not any("kubeadmConfigPatches" in node for node in nodes[1:])
     assert nodes[1]["labels"]["cloud.google.com/gke-tpu-topology"] == "2x2x2"
 
 
@@ -71,3 +77,16 @@ def test_down_deletes_the_cluster_and_its_folder(calls: Path) -> None:
 def test_a_cluster_that_is_not_up_says_how_to_start_it(calls: Path) -> None:
     with pytest.raises(errors.NotRunningError, match="ldj cluster up --name one"):
         _ = KindCluster(state.cluster_paths("one")).bucket
+
+
+@pytest.mark.parametrize(("asked", "made"), [("kind", "KindCluster"), ("source", "SourceCluster")])
+def test_one_option_chooses_what_the_cluster_tests_run_on(asked: str, made: str, pytestconfig: pytest.Config) -> None:
+    script = (
+        "import pytest, sys; from lora_dpo_localcluster import clusters\n"
+        "code = pytest.main(sys.argv[1:]); print(code.name, type(clusters.open_cluster('x')).__name__)"
+    )
+    options = ("--collect-only", "-q", "-p", "no:cacheprovider", "tests/cluster/test_crd.py", f"--cluster={asked}")
+    answer = subprocess.run(
+        [sys.executable, "-c", script, *options], cwd=pytestconfig.rootpath, capture_output=True, text=True
+    )
+    assert answer.stdout.splitlines()[-1] == f"OK {made}", answer.stdout + answer.stderr
