@@ -1,4 +1,4 @@
-"""Installs the operator into a cluster: its definition, its policies, its manifest with the images of this checkout."""
+"""Installs the operator into a cluster: the project's one file, with the images of this checkout."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from lora_dpo_api import yaml12
 NAMESPACE = "lora-dpo-system"
 DEPLOYMENT = "lora-dpo-operator"
 CONTAINER = "operator"
+MANIFEST = Path("operator", "manifests", "install.yaml")
+"""In the project's clone: the operator with its definition, policies and roles."""
 
 
 def install(kubectl: Kubectl, checkout: Path, *, operator: str, trainer: str, trainer_env: Mapping[str, str]) -> None:
@@ -20,7 +22,7 @@ def install(kubectl: Kubectl, checkout: Path, *, operator: str, trainer: str, tr
 
     Args:
         kubectl: the cluster.
-        checkout: where `crds/` and `operator/` lie.
+        checkout: the project's clone.
         operator: image of the operator.
         trainer: image of the trainer.
         trainer_env: environment of every trainer pod, such as the address of a storage server.
@@ -28,26 +30,19 @@ def install(kubectl: Kubectl, checkout: Path, *, operator: str, trainer: str, tr
     Raises:
         KubectlError: something was refused, or the operator isn't ready in time.
     """
-    kubectl.apply(checkout / "crds" / "loradpojobs.yaml", checkout / "crds" / "admission-policy.yaml")
-    kubectl.text(["wait", "--for=condition=Established", "--timeout=60s", "crd/loradpojobs.training.loradpo.dev"])
-    manifest = (checkout / "operator" / "manifests" / "operator.yaml").read_text()
     settings = {
         "LORADPO_TRAINER_IMAGE": trainer,
         "LORADPO_TRAINER_ENV": ",".join(f"{name}={value}" for name, value in sorted(trainer_env.items())),
     }
-    for document in documents(manifest):
-        wanted = document
-        if document["kind"] == "Deployment" and document["metadata"]["name"] == DEPLOYMENT:
-            wanted = with_settings(document, image=operator, settings=settings)
-        kubectl.apply_object(wanted)
+    manifest = (checkout / MANIFEST).read_text()
+    kubectl.apply_objects(
+        with_settings(found, image=operator, settings=settings) if found["kind"] == "Deployment" else found
+        for found in yaml12.loads_all(manifest)
+    )
+    kubectl.text(["wait", "--for=condition=Established", "--timeout=60s", "crd/loradpojobs.training.loradpo.dev"])
     kubectl.text(
         ["rollout", "status", f"deployment/{DEPLOYMENT}", "--namespace", NAMESPACE, "--timeout=120s"], timeout=150
     )
-
-
-def documents(manifest: str) -> tuple[dict[str, Any], ...]:
-    """The objects of a manifest with several documents."""
-    return tuple(found for part in manifest.split("\n---\n") if (found := yaml12.loads(part)))
 
 
 def with_settings(deployment: Mapping[str, Any], *, image: str, settings: Mapping[str, str]) -> dict[str, Any]:

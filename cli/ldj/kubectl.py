@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,10 @@ class Kubectl:
         """Apply manifests, as a user does."""
         return self.text(["apply", *(part for file in files for part in ("--filename", str(file)))])
 
-    def apply_object(self, manifest: dict[str, Any]) -> str:
-        """Apply one manifest that isn't in a file."""
-        return self.text(["apply", "--filename", "-"], input=json.dumps(manifest))
+    def apply_objects(self, manifests: Iterable[dict[str, Any]]) -> str:
+        """Apply manifests that aren't in a file, in this order."""
+        together = {"apiVersion": "v1", "kind": "List", "items": list(manifests)}
+        return self.text(["apply", "--filename", "-"], input=json.dumps(together))
 
     def objects(self, *argv: str) -> list[dict[str, Any]]:
         """The objects that `kubectl get ARGV` finds."""

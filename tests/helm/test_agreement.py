@@ -19,7 +19,6 @@ from lora_dpo_operator.settings import LogFormat, Settings
 from .conftest import CHART, Helm, only
 from .scenarios import EVERYTHING, MONITORED, WITHOUT_DEFINITION
 
-PLAIN = yaml12.loads_all((CHART.parents[1] / "operator" / "manifests" / "operator.yaml").read_text())
 VERSION = yaml12.loads((CHART / "Chart.yaml").read_text())["appVersion"]
 
 
@@ -29,28 +28,14 @@ def environment(helm: Helm, values: dict[str, Any]) -> dict[str, str]:
     return {variable["name"]: variable["value"] for variable in variables}
 
 
-def test_the_chart_grants_what_the_plain_manifests_grant(helm: Helm) -> None:
-    role = only(helm.render(show="templates/rbac.yaml"), "ClusterRole")
-    assert role["rules"] == only(list(PLAIN), "ClusterRole")["rules"]
-
-
 def test_a_namespaced_operator_has_the_same_rights_in_each_namespace(helm: Helm) -> None:
+    everywhere = only(helm.render(show="templates/rbac.yaml"), "ClusterRole")["rules"]
     found = helm.render({"watch": {"namespaces": ["a", "b"]}}, show="templates/rbac.yaml")
     roles = {manifest["metadata"]["namespace"]: manifest["rules"] for manifest in found if manifest["kind"] == "Role"}
     assert set(roles) == {"a", "b"}
-    assert all(rules == only(list(PLAIN), "ClusterRole")["rules"] for rules in roles.values())
+    assert all(rules == everywhere for rules in roles.values())
     subjects = [manifest["subjects"] for manifest in found if manifest["kind"] == "RoleBinding"]
     assert all(subject[0]["namespace"] == "lora-dpo-system" for subject in subjects)
-
-
-def test_the_pod_is_that_of_the_plain_manifests(helm: Helm) -> None:
-    def of(manifest: dict[str, Any]) -> dict[str, Any]:
-        pod = manifest["spec"]["template"]["spec"]
-        container = {key: value for key, value in pod["containers"][0].items() if key not in ("env", "image")}
-        return pod | {"containers": [container]}
-
-    (deployment,) = helm.render(show="templates/deployment.yaml")
-    assert of(deployment) == of(only(list(PLAIN), "Deployment"))
 
 
 def test_the_defaults_are_the_operators_own(helm: Helm) -> None:

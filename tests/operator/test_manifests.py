@@ -1,4 +1,4 @@
-"""The plain manifests of the operator itself."""
+"""What the installed operator may do, and how it runs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from ruamel.yaml import YAML
 from lora_dpo_operator import gateway, handlers, observe, reconcile, resync
 
 ROOT = Path(__file__).parents[2]
-MANIFESTS = list(YAML(typ="safe", pure=True).load_all((ROOT / "operator" / "manifests" / "operator.yaml").read_text()))
+MANIFESTS = list(YAML(typ="safe", pure=True).load_all((ROOT / "operator" / "manifests" / "install.yaml").read_text()))
+NAME = "lora-dpo-operator"
 VERBS = {"get": {"get"}, "list": {"list"}, "create": {"create"}, "apply": {"create", "patch"}, "delete": {"delete"}}
 
 
 def manifest(kind: str) -> dict[str, Any]:
-    return next(found for found in MANIFESTS if found["kind"] == kind)
+    return next(found for found in MANIFESTS if (found["kind"], found["metadata"]["name"]) == (kind, NAME))
 
 
 def granted() -> dict[str, set[str]]:
