@@ -15,7 +15,7 @@ import pytest
 from lora_dpo_api import yaml12
 from lora_dpo_localcluster import debian
 from scripts.dashboards import board, fleet
-from scripts.dashboards.__main__ import BOARDS, FOLDER
+from scripts.dashboards.__main__ import BOARDS, FOLDER, GOOGLES
 
 from . import exported
 from .conftest import CHART, Helm
@@ -47,6 +47,28 @@ def test_the_chart_ships_them_for_grafanas_sidecar(helm: Helm) -> None:
         ((file, text),) = found["data"].items()
         shipped[file] = json.loads(text)
     assert shipped == {f"{name}.json": found for name, found in DASHBOARDS.items()}
+
+
+def test_with_googles_prometheus_the_operators_series_have_the_jobs_namespace_under_another_name(helm: Helm) -> None:
+    values = {"prometheus": {"dashboards": {"enabled": True}, "googleManaged": {"enabled": True}}}
+    shipped: dict[str, str] = {}
+    for found in helm.render(values, show="templates/dashboards.yaml"):
+        shipped |= found["data"]
+    assert {name: json.loads(text) for name, text in shipped.items()} == {
+        file.name: json.loads(file.read_text()) for file in GOOGLES.iterdir()
+    }
+    asked = [line for text in shipped.values() for line in text.splitlines() if re.search('"(expr|query)":', line)]
+    of_jobs = [line for line in asked if "loradpo_operator_job_" in line]
+    assert len(of_jobs) > 20
+    for line in of_jobs:
+        assert not re.search(r"(?<![$_])\bnamespace\b", line.replace("exported_namespace", "")), line
+        assert "loradpo_train_" not in line
+    assert not [line for line in asked if "exported_namespace" in line and line not in of_jobs]
+    comparison = next(
+        panel for panel in json.loads(shipped["lora-dpo-training.json"])["panels"] if panel["type"] == "table"
+    )
+    (order,) = (found["options"]["indexByName"] for found in comparison["transformations"] if found["id"] == "organize")
+    assert "exported_namespace" in order
 
 
 def test_the_chart_ships_none_unless_asked(helm: Helm) -> None:
