@@ -2,7 +2,8 @@
 
     TrainerError
     ├── ConfigError              64  the configuration cannot work
-    │   └── ModelNotFound        64  no usable checkpoint at `initialize_from_hf`
+    │   ├── ModelNotFound        64  no usable checkpoint at `initialize_from_hf`
+    │   └── OutOfDeviceMemory    64  a step needs more than a device has
     ├── DataError                65  the preference data cannot be trained on
     │   ├── DataNotFound         65  a URL matches no file
     │   ├── InvalidRow           65  rows that are not preference pairs
@@ -64,6 +65,12 @@ class ModelNotFound(ConfigError):
     """There is no usable checkpoint where `initialize_from_hf` points."""
 
     default_hint = "Give initialize_from_hf a hub id, or the URL of a folder with config.json and *.safetensors."
+
+
+class OutOfDeviceMemory(ConfigError):
+    """A program needs more memory than a device has."""
+
+    default_hint = "Take a larger slice, a smaller lora.r or train_seq_len, or fewer pairs in trainer.train_batch_size."
 
 
 class DataError(TrainerError):

@@ -31,6 +31,8 @@ from lora_dpo_trainer import (
 )
 from lora_dpo_trainer.step import TrainState
 
+_EXHAUSTED = "RESOURCE_EXHAUSTED"
+
 _log = logging.getLogger(__name__)
 
 
@@ -55,12 +57,15 @@ def run(config: TrainerConfig, notice: preemption.Notice) -> TerminationReport:
         distributed.stop(placement)
         raise
     except jax.errors.JaxRuntimeError as error:
+        what = str(error).splitlines()[0][:300]
+        if _EXHAUSTED in what:  # every host comes to it, and another attempt would too
+            raise errors.OutOfDeviceMemory(f"The devices have too little memory for this run: {what}.") from error
         if placement.processes == 1:
             raise
         if notice.came:
             raise errors.Preempted("Stopped when another host was; what it was doing is done again.") from error
         raise errors.Unreachable(
-            f"Another host of this job is gone: {str(error).splitlines()[0][:300]}.",
+            f"Another host of this job is gone: {what}.",
             hint="Look at the other hosts' logs and pods for the cause; the job resumes from its last checkpoint.",
         ) from error
     distributed.stop(placement)
