@@ -41,7 +41,7 @@ def between(before: LoraDpoJobStatus, after: LoraDpoJobStatus, verdict: Verdict)
     """What has become known, in the order in which it happened."""
     return [
         *_acceptance(before, after, verdict),
-        *_eviction(before, after),
+        *_eviction(before, after, verdict),
         *_phases(before, after),
         *_warnings(before, after),
     ]
@@ -96,7 +96,10 @@ def _acceptance(before: LoraDpoJobStatus, after: LoraDpoJobStatus, verdict: Verd
         yield Event("Warning", notice.code, str(notice))
 
 
-def _eviction(before: LoraDpoJobStatus, after: LoraDpoJobStatus) -> Iterator[Event]:
+def _eviction(before: LoraDpoJobStatus, after: LoraDpoJobStatus, verdict: Verdict) -> Iterator[Event]:
+    if isinstance(verdict, Accepted) and verdict.spec.run_policy.suspend:
+        # Its user's own wish, which Kueue calls an eviction too.
+        return
     was, now = before.condition(ConditionType.EVICTED), after.condition(ConditionType.EVICTED)
     if now is not None and now.status == "True" and (was is None or was.status != "True"):
         yield Event("Warning", ConditionType.EVICTED, f"{now.reason}: {now.message}")

@@ -136,6 +136,15 @@ def test_the_events_tell_of_the_eviction(running: LoraDpoJobStatus) -> None:
     assert told[0].message == f"Preempted: {PREEMPTED['message']}"
 
 
+def test_the_suspension_that_a_user_wants_is_no_eviction_to_tell_of(running: LoraDpoJobStatus) -> None:
+    raw = a_job({"queueName": "tpus", "runPolicy": {"suspend": True}})
+    jobset = a_jobset(21, condition("Suspended", 61), suspend=True, queue="tpus")
+    out = condition("Evicted", 60, reason="Deactivated", message="The workload is deactivated")
+    observed = held(jobset, out, raw=raw, status=running, active=False)
+    told = events.between(running, derived(observed, 70), observed.verdict)
+    assert [(event.type, event.reason) for event in told] == [("Normal", "Suspended")]
+
+
 def test_a_job_that_is_admitted_again_goes_on_from_its_checkpoint(running: LoraDpoJobStatus) -> None:
     waits = derived(evicted(running), 70)
     jobset = a_jobset(21, condition("Suspended", 91, "False", "ResumeJobs"), queue="tpus")
