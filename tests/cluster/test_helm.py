@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +16,7 @@ from typing import Any
 import pytest
 
 from lora_dpo_api import yaml12
-from lora_dpo_api.status import JobPhase
+from lora_dpo_api.status import ConditionType, JobPhase
 from lora_dpo_localcluster import clusters, tools
 from lora_dpo_localcluster.provider import Cluster, Shape
 
@@ -184,3 +187,80 @@ def test_a_monitor_with_a_field_that_does_not_exist_is_refused(release: Release,
     found["spec"]["endpoints"][0]["honourLabels"] = True
     answer = own_kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(found))
     assert "honourLabels" in answer.stderr
+
+
+def leader(kubectl: Kubectl) -> str:
+    """The pod that holds the lease."""
+    lease = kubectl.json("-n", NAMESPACE, "get", "lease", f"{RELEASE}-lora-dpo-operator")
+    return str(lease["spec"]["holderIdentity"]).partition("_")[0]
+
+
+def leading(kubectl: Kubectl) -> dict[str, bool]:
+    """Of each replica, whether it says that it leads."""
+    found = {}
+    for pod in kubectl.json("-n", NAMESPACE, "get", "pods")["items"]:
+        name = pod["metadata"]["name"]
+        answer = kubectl("get", "--raw", f"/api/v1/namespaces/{NAMESPACE}/pods/{name}:8080/proxy/metrics")
+        found[name] = "\nloradpo_operator_leader 1.0\n" in answer.stdout
+    return found
+
+
+def kill(pod: str) -> None:
+    """End the operator in a pod by SIGKILL, which nothing of it sees coming."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment, command = (folder / "environ").read_bytes(), (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if f"HOSTNAME={pod}".encode() in environment.split(b"\0") and b"lora_dpo_operator" in command:
+            os.kill(int(folder.name), signal.SIGKILL)
+            return
+    pytest.fail(f"no process of {pod}")
+
+
+def restarts(kubectl: Kubectl, pod: str) -> int:
+    """How often the operator's container in a pod was started again."""
+    found = kubectl.json("-n", NAMESPACE, "get", "pod", pod)
+    return int(found["status"]["containerStatuses"][0]["restartCount"])
+
+
+def followed(job: Job, bucket: Bucket, name: str) -> float:
+    """Seconds until a new job is taken up."""
+    began = time.monotonic()
+    fresh = Job(job.kubectl, job.namespace, name)
+    fresh.apply(manifest(name, bucket.url, runPolicy={"suspend": True}))
+    fresh.says(ConditionType.ACCEPTED, "True", "Accepted", timeout=60)
+    return time.monotonic() - began
+
+
+def test_the_second_replica_takes_over_whatever_happens_to_the_first(
+    release: Release, own_kubectl: Kubectl, job: Job, bucket: Bucket
+) -> None:
+    release.install(replicaCount=2)
+    followed(job, bucket, "before")
+    first = leader(own_kubectl)
+    assert leading(own_kubectl)[first]
+    assert sorted(leading(own_kubectl).values()) == [False, True]
+
+    kill(first)
+    crash = followed(job, bucket, "after-a-crash")
+    second = leader(own_kubectl)
+    assert second != first
+    own_kubectl.text("-n", NAMESPACE, "delete", "pod", second, "--wait=false")
+    farewell = followed(job, bucket, "after-a-farewell")
+    print(f"followed a killed leader in {crash:.1f} s, one that ended in {farewell:.1f} s")
+    assert crash <= 20
+    assert farewell <= 20
+
+    third = leader(own_kubectl)
+    before = restarts(own_kubectl, third)
+    lease = ("-n", NAMESPACE, "patch", "lease", f"{RELEASE}-lora-dpo-operator", "--type=merge")
+    own_kubectl.text(*lease, "-p", '{"spec": {"holderIdentity": "thief"}}')
+    wait_for(lambda: restarts(own_kubectl, third) > before, "the end of a leader whose lease was taken", timeout=20)
+    wait_for(lambda: leader(own_kubectl) != "thief", "another leader", timeout=20)
+
+    # Nobody told anything twice.
+    for name in ("before", "after-a-crash", "after-a-farewell"):
+        told = [event["reason"] for event in Job(own_kubectl, job.namespace, name).events()]
+        assert len(told) == len(set(told)), told
+    release.uninstall()
