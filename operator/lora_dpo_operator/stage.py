@@ -86,7 +86,8 @@ def _slice_phase(observed: Observed, jobset: JobSet) -> JobPhase:
     if observed.training:
         # A failed host ends the attempt: JobSet will say so in a moment.
         return JobPhase.RESTARTING if jobset.restarting else JobPhase.RUNNING
-    if jobset.restarting or (observed.attempt > 0 and not observed.slice_pods):
+    if not observed.slice_pods and (jobset.restarting or observed.attempt > 0):
+        # Once the new attempt has pods, they tell more: JobSet says that it restarts until all of them are ready.
         return JobPhase.RESTARTING
     if any(pod.unschedulable for pod in observed.slice_pods):
         return JobPhase.QUEUED

@@ -131,6 +131,20 @@ PHASES = {
         running(jobset=a_jobset(21, condition("RestartingJobSet", 55), restarts=1), pods=()),
         JobPhase.RESTARTING,
     ),
+    "the Jobs are made anew, and their hosts have no node": (
+        running(
+            jobset=a_jobset(21, condition("RestartingJobSet", 55), restarts=1),
+            pods=(a_pod(Phase.TRAIN, 60, attempt=1, unschedulable="0/1 nodes are available"),),
+        ),
+        JobPhase.QUEUED,
+    ),
+    "the Jobs are made anew, and their trainers start": (
+        running(
+            jobset=a_jobset(21, condition("RestartingJobSet", 55), restarts=1),
+            pods=(a_pod(Phase.TRAIN, 60, attempt=1, running=61),),
+        ),
+        JobPhase.INITIALIZING,
+    ),
     "no pod of the new attempt is there yet": (running(jobset=a_jobset(21, restarts=1), pods=()), JobPhase.RESTARTING),
     "someone has deleted the JobSet": (
         running(jobset=None, pods=(), status=prepared_status(phase=JobPhase.RUNNING)),
