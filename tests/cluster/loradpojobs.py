@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,21 @@ ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "tests" / "data" / "parity" / "llama-r8"
 JOB_LABEL = "training.loradpo.dev/job"
 PHASE_LABEL = "training.loradpo.dev/phase"
+POOL_LABEL = "cloud.google.com/gke-nodepool"
+ORDINARY_NODES = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": [{"key": POOL_LABEL, "operator": "DoesNotExist"}]}]
+        }
+    }
+}
+"""Not on hosts of a slice, where the operator runs on GKE neither."""
 EAGER = {
     "LORADPO_PROGRESS_SECONDS": "1",
     "LORADPO_RECHECK_SECONDS": "1",
     "LORADPO_RESYNC_SECONDS": "10",
+    "LORADPO_SERVING_SECONDS": "40",
+    "LORADPO_STALLED_SECONDS": "20",
     "LORADPO_SIMULATE_TPU": "true",
     "LORADPO_LOG_FORMAT": "text",
 }
@@ -67,6 +79,8 @@ def start_operator(cluster: Cluster, kubectl: Kubectl, operator: Image, trainer:
         trainer=trainer.name,
         trainer_env=cluster.bucket.pod_env,
     )
+    patch = {"spec": {"template": {"spec": {"affinity": ORDINARY_NODES}}}}
+    kubectl.text("-n", install.NAMESPACE, "patch", f"deployment/{install.DEPLOYMENT}", "-p", json.dumps(patch))
     settings = [f"{name}={value}" for name, value in EAGER.items()]
     kubectl.text("-n", install.NAMESPACE, "set", "env", f"deployment/{install.DEPLOYMENT}", *settings)
     running = Operator(kubectl)

@@ -10,6 +10,7 @@ from typing import Any
 from lora_dpo_localcluster.image import Image
 
 from .conftest import Kubectl, wait_for
+from .loradpojobs import ORDINARY_NODES
 
 _SERVERS = Path(__file__).with_name("outside_servers.py")
 _HUB = Path(__file__).parents[1] / "trainer" / "fake_hub.py"
@@ -88,6 +89,7 @@ def _pod(kubectl: Kubectl, image: Image, ports: tuple[int, int, int]) -> dict[st
         "metadata": {"name": _POD},
         "spec": {
             "hostNetwork": True,
+            "affinity": ORDINARY_NODES,
             "terminationGracePeriodSeconds": 0,
             "containers": [container],
             "volumes": [{"name": "programs", "configMap": {"name": _POD}}],
