@@ -5,6 +5,7 @@ All of them are made at once, so that they wait side by side; each test then loo
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import uuid
@@ -227,12 +228,28 @@ def world(operator: Operator, kubectl: Kubectl, trainer_image: Image) -> Iterato
     kubectl.text("delete", "namespace", namespace, "--wait=false")
 
 
+def pull_secret(world: World) -> dict[str, Any]:
+    """A Secret that is there, and that the registry refuses."""
+    login = {"auth": base64.b64encode(b"somebody:wrong").decode()}
+    content = base64.b64encode(json.dumps({"auths": {world.outside.registry: login}}).encode()).decode()
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "refused"},
+        "type": "kubernetes.io/dockerconfigjson",
+        "data": {".dockerconfigjson": content},
+    }
+
+
 @pytest.fixture(scope="module")
 def faults(world: World, kubectl: Kubectl) -> Iterator[tuple[str, SliceTime]]:
     """A namespace with every faulty job in it."""
     namespace, bucket = world.namespace, world.bucket.url
+    kubectl.text("-n", namespace, "create", "-f", "-", stdin=pull_secret(world))
+    image = {"image": f"{world.outside.registry}/private/trainer:1", "imagePullSecrets": [{"name": "refused"}]}
+    here = {"prepare": {"nodeSelector": {"kubernetes.io/hostname": world.outside.node}}, "podTemplate": image}
     specs = {name: spec for name, (spec, *_) in (NOT_ACCEPTED | WAITING).items()}
-    specs |= {"too-late": TOO_LATE}
+    specs |= {"too-late": TOO_LATE, "refused-pull": here}
     late = {name: spec for name, (spec, *_) in refused_by_prepare(world).items()}
     occupied = late.pop("occupied")
     with measured(kubectl, namespace) as slices:
@@ -300,6 +317,14 @@ def test_a_reference_that_is_missing_is_named_with_a_hint_and_holds_no_slice(
     assert words in str(status.message)
     assert job.objects("jobsets") == []
     assert slices.seconds(name) == 0
+
+
+def test_a_registry_that_refuses_the_pull_secret_is_said(kubectl: Kubectl, faults: tuple[str, SliceTime]) -> None:
+    namespace, slices = faults
+    job = Job(kubectl, namespace, "refused-pull")
+    told = job.says(ConditionType.PREPARED, "False", "ImagePullFailed").message
+    assert "Hint: the registry refuses: correct spec.podTemplate.imagePullSecrets" in told
+    assert slices.seconds("refused-pull") == 0
 
 
 @pytest.mark.parametrize("name", REFUSED_BY_PREPARE)
