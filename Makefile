@@ -1,5 +1,5 @@
 # Everything a newcomer types. `make demo` and `make test` install what they need by themselves.
-.PHONY: help setup demo test test-fast lint format parity chaos-trainer bench-trainer aot lock clean
+.PHONY: help setup demo test test-fast lint format parity chaos-trainer bench-trainer bench-operator aot lock clean
 .DEFAULT_GOAL := help
 
 SHELL := /bin/bash
@@ -38,6 +38,9 @@ chaos-trainer: setup ## kill a training run at 40 random moments: it must make w
 bench-trainer: setup ## this trainer beside TRL and upstream Levanter, on this machine (up to 40 minutes)
 	@scripts/venv bench-trl requirements/bench-trl.txt
 	@$(BIN)/python -m benchmarks.trainer.bench $(BENCH_ARGS)
+
+bench-operator: setup ## JOBS=1000 PEER=1: a burst of jobs beside Kubeflow Trainer, and 5,000 at rest (up to 40 minutes)
+	@$(BIN)/python -m benchmarks.operator.bench --jobs $(or $(JOBS),1000) $(if $(PEER),--peer) $(BENCH_ARGS)
 
 aot: setup ## compile the train step for three TPU slices, beside upstream Levanter's (no TPU needed; up to 30 minutes)
 	@.venv/trainer/bin/python -m benchmarks.aot.report $(AOT_ARGS)

@@ -85,6 +85,12 @@ MONITORING = Module(
 """No program, only the definitions of monitors and rules: for those who want to know whether theirs are valid."""
 KUEUE = Module("kueue", ("kueue",), copied=(Copied("sigs.k8s.io/kueue", "config", "kueue-config"),))
 """Not part of a cluster either: for those who want queues in theirs."""
+KUBEFLOW_TRAINER = Module(
+    "kubeflow-trainer",
+    ("trainer-controller-manager",),
+    copied=(Copied("github.com/kubeflow/trainer/v2", "manifests", "trainer-manifests"),),
+)
+"""The peer that the operator is measured beside."""
 MODULES = (KUBERNETES, CONTAINERD, COREDNS, BUILDKIT, FAKE_GCS_SERVER)
 
 

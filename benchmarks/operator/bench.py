@@ -1,0 +1,164 @@
+"""The operator under load, on a local cluster: a burst of jobs, one job at a time, thousands of jobs at rest, a scrape.
+
+Rounds are interleaved and medians told. Nothing else should run meanwhile: operator, API server and benchmark share
+the processors. Results: lines on the screen, and `build/reports/bench-operator.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.operator import api, burst, peer, rest, scrape
+from benchmarks.operator.burst import Burst
+from ldj import install
+from ldj.kubectl import Kubectl
+from lora_dpo_localcluster import clusters
+from lora_dpo_localcluster.provider import Cluster, Shape
+
+ROOT = Path(__file__).resolve().parents[2]
+REPORT = ROOT / "build" / "reports" / "bench-operator.json"
+RESYNC_SECONDS = 20.0
+SINGLES = 20
+
+
+def prepared_cluster(name: str) -> tuple[Cluster, Kubectl]:
+    """A cluster of one node with the operator of this checkout, and a namespace for the jobs."""
+    cluster = clusters.open_cluster(name)
+    cluster.up(Shape(nodes=1), print)
+    image = cluster.build("operator", ROOT, print)
+    cluster.load(image, print)
+    kubectl = Kubectl(cluster, install.NAMESPACE)
+    install.install(kubectl, ROOT, operator=image.name, trainer="localhost/no-such-trainer:1", trainer_env={})
+    kubectl.apply_objects([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": burst.NAMESPACE}}])
+    return cluster, kubectl
+
+
+def scale(kubectl: Kubectl, replicas: int, *settings: str) -> None:
+    """Stop or start the operator, and wait for it."""
+    if settings:
+        kubectl.text(["set", "env", f"deployment/{install.DEPLOYMENT}", *settings])
+    kubectl.text(["scale", f"deployment/{install.DEPLOYMENT}", f"--replicas={replicas}"])
+    kubectl.text(["rollout", "status", f"deployment/{install.DEPLOYMENT}", "--timeout=120s"], timeout=150)
+    deadline = time.monotonic() + 60
+    while replicas == 0 and kubectl.objects("pods") and time.monotonic() < deadline:
+        time.sleep(0.5)
+
+
+async def under_load(kubeconfig: Path, jobs: int, rounds: int, *, beside: bool) -> dict[str, Any]:
+    """Bursts and single jobs, prepared ones and fresh ones in turn, and those of the peer where it is there."""
+    found: dict[str, list[Any]] = {"prepared": [], "fresh": [], "single": [], "single_fresh": []}
+    peers: list[Burst] = []
+    peer_singles: list[float] = []
+    async with api.connect(kubeconfig) as door:
+        for number in range(rounds):
+            if beside:
+                alone = [await peer.at_once(door, 1) for _ in range(SINGLES)]
+                peer_singles.append(statistics.median(one.p50 for one in alone))
+                peers.append(await peer.at_once(door, jobs))
+                await peer.clear(door)
+                print(
+                    f"round {number + 1}, Kubeflow: {peers[-1].per_second:.1f} JobSets/s, p50 {peers[-1].p50:.2f} s, "
+                    f"p99 {peers[-1].percentile(0.99):.2f} s; alone {1000 * peer_singles[-1]:.0f} ms",
+                    flush=True,
+                )
+            for prepared in (True, False):
+                kind = "prepared" if prepared else "fresh"
+                async with burst.watching(door) as seen:
+                    singles = await burst.one_by_one(door, seen, SINGLES, prepared=prepared)
+                    made = await burst.at_once(door, seen, jobs, prepared=prepared)
+                await burst.clear(door)
+                found["single" if prepared else "single_fresh"].append(singles)
+                found[kind].append(made)
+                print(
+                    f"round {number + 1}, {kind}: {made.per_second:.1f} jobs/s, p50 {made.p50:.2f} s, "
+                    f"p99 {made.percentile(0.99):.2f} s; alone {1000 * statistics.median(singles):.0f} ms",
+                    flush=True,
+                )
+        own = await rest.own(door)
+    ours = _ours(found) | {"rss_mb_after_bursts": own["process_resident_memory_bytes"] / 1e6}
+    if not beside:
+        return {"jobs": jobs, "rounds": rounds} | ours
+    theirs = statistics.median(made.per_second for made in peers)
+    single = 1000 * statistics.median(peer_singles)
+    return {
+        "jobs": jobs,
+        "rounds": rounds,
+        "kubeflow_jobsets_per_second": theirs,
+        "kubeflow_p99_seconds": statistics.median(made.percentile(0.99) for made in peers),
+        "kubeflow_single_p50_ms": single,
+        "ratio_kubeflow_burst": ours["jobsets_per_second"] / theirs,
+        "ratio_kubeflow_single": ours["single_p50_ms"] / single,
+    } | ours
+
+
+def _ours(found: Mapping[str, list[Any]]) -> dict[str, float]:
+    prepared_bursts, fresh_bursts = found["prepared"], found["fresh"]
+    return {
+        "jobsets_per_second": statistics.median(made.jobsets_per_second for made in prepared_bursts),
+        "prepared_per_second": statistics.median(made.per_second for made in prepared_bursts),
+        "prepared_p50_seconds": statistics.median(made.p50 for made in prepared_bursts),
+        "prepared_p99_seconds": statistics.median(made.percentile(0.99) for made in prepared_bursts),
+        "fresh_per_second": statistics.median(made.per_second for made in fresh_bursts),
+        "fresh_p99_seconds": statistics.median(made.percentile(0.99) for made in fresh_bursts),
+        "single_p50_ms": 1000 * statistics.median(statistics.median(one) for one in found["single"]),
+        "single_fresh_p50_ms": 1000 * statistics.median(statistics.median(one) for one in found["single_fresh"]),
+    }
+
+
+async def at_rest(kubeconfig: Path, kubectl: Kubectl, jobs: int) -> dict[str, Any]:
+    """Finished jobs, and an operator that is started among them."""
+    async with api.connect(kubeconfig) as door:
+        scale(kubectl, 0)
+        await rest.fill(door, jobs)
+        scale(kubectl, 1, f"LORADPO_RESYNC_SECONDS={RESYNC_SECONDS:g}")
+        found = await rest.observe(door, RESYNC_SECONDS)
+    print(f"{jobs} at rest: {found.peak_rss_mb:.0f} MB, {found.cpu_percent:.1f} % of a core", flush=True)
+    return {
+        "jobs_at_rest": jobs,
+        f"rss_mb_{jobs}": found.peak_rss_mb,
+        f"idle_cpu_percent_{jobs}": found.cpu_percent,
+        f"start_seconds_{jobs}": found.start_seconds,
+        "idle_resync_seconds": RESYNC_SECONDS,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--jobs", type=int, default=1000, help="jobs in a burst; 0: no burst")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--at-rest", type=int, default=5000, help="finished jobs; 0: none")
+    parser.add_argument("--peer", action="store_true", help="measure Kubeflow Trainer too")
+    parser.add_argument("--name", default="bench", help="the cluster's name")
+    parser.add_argument("--keep", action="store_true", help="leave the cluster up")
+    options = parser.parse_args(arguments)
+
+    scraped = scrape.measure(scrape.running(5000))
+    print(f"a scrape of 5000 running jobs: {scraped.cpu_seconds:.2f} s of processor, {scraped.megabytes:.1f} MB")
+    report: dict[str, Any] = {"scrape_cpu_seconds_5000": scraped.cpu_seconds, "scrape_mb_5000": scraped.megabytes}
+    if options.jobs or options.at_rest:
+        cluster, kubectl = prepared_cluster(options.name)
+        try:
+            if options.jobs:
+                if options.peer:
+                    peer.install(cluster)
+                report |= asyncio.run(under_load(cluster.kubeconfig, options.jobs, options.rounds, beside=options.peer))
+            if options.at_rest:
+                report |= asyncio.run(at_rest(cluster.kubeconfig, kubectl, options.at_rest))
+        finally:
+            if not options.keep:
+                cluster.down(print)
+    REPORT.parent.mkdir(parents=True, exist_ok=True)
+    REPORT.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Many LoraDpoJobs at once: from sending each until a watch has seen what the operator made of it.
+
+The jobs are suspended, so that no pod starts. A *fresh* job is done when its prepare Job and its ConfigMap have been
+seen and its condition Accepted speaks of its generation; a *prepared* one, whose status says what prepare found (the
+benchmark writes that right after the job), when its JobSet has been seen in place of the prepare Job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import itertools
+import statistics
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+
+from benchmarks.operator.api import CONCURRENCY, Api, Object
+from lora_dpo_api.wire import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from lora_dpo_operator import names
+
+NAMESPACE = "bench"
+JOBS = f"/apis/{GROUP}/{VERSION}/namespaces/{NAMESPACE}/{PLURAL}"
+OURS = f"?labelSelector={names.MANAGED_BY_LABEL}%3D{names.MANAGER}"
+WATCHED = {
+    "jobset": f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{NAMESPACE}/jobsets{OURS}",
+    "prepare": f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs{OURS}",
+    "config": f"/api/v1/namespaces/{NAMESPACE}/configmaps{OURS}",
+}
+TIMEOUT = 600.0
+PREPARED = {
+    "digest": "0123456789abcdef",
+    "trainPairs": 1000,
+    "validationPairs": 100,
+    "totalSteps": 100,
+    "tokens": 100_000,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Burst:
+    """One burst.
+
+    Attributes:
+        per_second: jobs a second, from the first one sent until the last one done.
+        jobsets_per_second: the same, until the last JobSet was seen; 0 for fresh jobs.
+        latencies: seconds of each job, in order of size.
+    """
+
+    per_second: float
+    jobsets_per_second: float
+    latencies: tuple[float, ...]
+
+    def percentile(self, share: float) -> float:
+        """Seconds within which that share of the jobs was done."""
+        return self.latencies[min(len(self.latencies) - 1, int(share * len(self.latencies)))]
+
+    @property
+    def p50(self) -> float:
+        """The median's seconds."""
+        return statistics.median(self.latencies)
+
+
+class Seen:
+    """When what was first seen of which job."""
+
+    def __init__(self) -> None:
+        self.times: dict[tuple[str, str], float] = {}
+
+    def child(self, what: str, found: Object, now: float) -> None:
+        """A child of a job."""
+        self._first(found["metadata"]["labels"].get(names.JOB_LABEL, ""), what, now)
+
+    def job(self, found: Object, now: float) -> None:
+        """A job itself, once it is accepted as it is now."""
+        generation = found["metadata"]["generation"]
+        conditions = found.get("status", {}).get("conditions", [])
+        accepted = [one for one in conditions if one["type"] == "Accepted" and one["status"] == "True"]
+        if any(one.get("observedGeneration") == generation for one in accepted):
+            self._first(found["metadata"]["name"], "accepted", now)
+
+    def _first(self, name: str, what: str, now: float) -> None:
+        self.times.setdefault((name, what), now)
+
+
+@contextlib.asynccontextmanager
+async def watching(api: Api) -> AsyncIterator[Seen]:
+    """Watch jobs and their children."""
+    seen = Seen()
+    tasks = [asyncio.create_task(api.watch(JOBS, seen.job))]
+    for what, path in WATCHED.items():
+        tasks.append(asyncio.create_task(api.watch(path, lambda found, now, what=what: seen.child(what, found, now))))
+    await asyncio.sleep(1)
+    try:
+        yield seen
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def at_once(api: Api, seen: Seen, count: int, *, prepared: bool) -> Burst:
+    """Send so many jobs, and wait until all are done."""
+    run = uuid.uuid4().hex[:6]
+    wanted = [f"b{run}-{number:05d}" for number in range(count)]
+    sent: dict[str, float] = {}
+    slots = asyncio.Semaphore(CONCURRENCY)
+
+    async def one(name: str) -> None:
+        async with slots:
+            sent[name] = time.perf_counter()
+            await send(api, name, prepared=prepared)
+
+    await asyncio.gather(*(one(name) for name in wanted))
+    parts = ("jobset" if prepared else "prepare", "config", "accepted")
+    await _all(seen, wanted, parts)
+    done = {name: max(seen.times[name, part] for part in parts) for name in wanted}
+    first = min(sent.values())
+    jobsets = max(seen.times[name, "jobset"] for name in wanted) - first if prepared else 0.0
+    return Burst(
+        per_second=count / (max(done.values()) - first),
+        jobsets_per_second=count / jobsets if jobsets else 0.0,
+        latencies=tuple(sorted(done[name] - sent[name] for name in wanted)),
+    )
+
+
+async def one_by_one(api: Api, seen: Seen, count: int, *, prepared: bool) -> tuple[float, ...]:
+    """Seconds of so many jobs, each sent when the one before is done."""
+    rounds = [await at_once(api, seen, 1, prepared=prepared) for _ in range(count)]
+    return tuple(itertools.chain.from_iterable(found.latencies for found in rounds))
+
+
+async def send(api: Api, name: str, *, prepared: bool) -> None:
+    """Send a job, and what was found in preparing it."""
+    await api.send("POST", JOBS, job(name))
+    if prepared:
+        body = {"status": {"prepared": PREPARED}}
+        await api.send("PATCH", f"{JOBS}/{name}/status", body, kind="merge-patch+json")
+
+
+async def clear(api: Api, paths: Sequence[str] = (JOBS, *WATCHED.values())) -> None:
+    """Delete all of the first path, and wait until nothing of any is left."""
+    await api.send("DELETE", paths[0])
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        left = [await api.send("GET", path + ("&" if "?" in path else "?") + "limit=1") for path in paths]
+        if not any(found["items"] for found in left):
+            return
+        await asyncio.sleep(1)
+    raise RuntimeError(f"what was made at {paths[0]} does not go")
+
+
+def job(name: str) -> Object:
+    """A suspended job on a two-host slice."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "initializeFromHf": "gs://models/llama-3.1-8b",
+            "data": {"components": {"prefs": {"source": {"type": "url", "trainUrls": ["gs://data/prefs.jsonl"]}}}},
+            "trainer": {"numTrainSteps": 100, "trainBatchSize": 128},
+            "output": {"path": f"gs://runs/{name}"},
+            "tpu": {"machineType": "ct5p-hightpu-4t", "topology": "2x2x2"},
+            "runPolicy": {"suspend": True},
+        },
+    }
+
+
+async def _all(seen: Seen, wanted: Sequence[str], parts: Sequence[str]) -> None:
+    missing = {(name, part) for name in wanted for part in parts}
+    deadline = time.monotonic() + TIMEOUT
+    while missing := {key for key in missing if key not in seen.times}:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise RuntimeError(f"{len(missing)} parts of jobs were not made in time, among them {min(missing)}")
+        # The times are the watch's own; looking seldom leaves the processor to those who are measured.
+        await asyncio.sleep(min(left, 0.05))

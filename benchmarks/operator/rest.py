@@ -1,0 +1,77 @@
+"""Thousands of finished jobs: what the operator that only reads them now and then needs of memory and processor."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+import time
+
+from benchmarks.operator import burst
+from benchmarks.operator.api import CONCURRENCY, Api
+
+SERVICE = "/api/v1/namespaces/lora-dpo-system/services/lora-dpo-operator:http/proxy/metrics"
+RESYNCS = 3
+_SAMPLE = re.compile(r"^loradpo_operator_(\w+(?:\{(?:phase|result)=[^}]*\})?) (\S+)$", re.MULTILINE)
+"""Of the operator itself: those of single jobs have more labels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rest:
+    """An operator at rest.
+
+    Attributes:
+        peak_rss_mb: the most memory seen, from its start on.
+        cpu_percent: of one core, between resyncs and over them alike.
+        start_seconds: from its start until all jobs were read.
+    """
+
+    peak_rss_mb: float
+    cpu_percent: float
+    start_seconds: float
+
+
+async def fill(api: Api, count: int) -> None:
+    """Make finished jobs; the operator should be away, or it would begin to work on them."""
+    slots = asyncio.Semaphore(CONCURRENCY)
+
+    async def one(name: str) -> None:
+        async with slots:
+            made = await api.send("POST", burst.JOBS, burst.job(name))
+            status = {
+                "phase": "Succeeded",
+                "observedGeneration": made["metadata"]["generation"],
+                "message": "The adapter is trained, verified and exported",
+                "completionTime": "2026-01-01T12:00:00Z",
+                "metrics": {"loss": 0.42, "accuracy": 0.81, "rewardMargin": 1.7},
+            }
+            path = f"{burst.JOBS}/{name}/status"
+            await api.send("PATCH", path, {"status": status}, kind="merge-patch+json")
+
+    await asyncio.gather(*(one(f"done-{number:05d}") for number in range(count)))
+
+
+async def observe(api: Api, resync_seconds: float) -> Rest:
+    """Watch an operator that was started just now for a few resyncs."""
+    began = time.monotonic()
+    peak, start, cpu = 0.0, 0.0, (0.0, 0.0)
+    while not start or time.monotonic() - began < start + RESYNCS * resync_seconds:
+        found = await own(api)
+        peak = max(peak, found.get("process_resident_memory_bytes", 0.0))
+        if not start and found.get("last_resync_timestamp_seconds"):
+            # Kopf's own first look at every job is work of the start too.
+            await asyncio.sleep(resync_seconds)
+            start = time.monotonic() - began - resync_seconds
+            cpu = (time.monotonic(), (await own(api))["process_cpu_seconds_total"])
+        await asyncio.sleep(1)
+    used = (await own(api))["process_cpu_seconds_total"] - cpu[1]
+    return Rest(
+        peak_rss_mb=peak / 1e6,
+        cpu_percent=100 * used / (time.monotonic() - cpu[0]),
+        start_seconds=start,
+    )
+
+
+async def own(api: Api) -> dict[str, float]:
+    """The operator's own numbers; empty while it does not answer."""
+    return {name: float(value) for name, value in _SAMPLE.findall(await api.text(SERVICE))}
