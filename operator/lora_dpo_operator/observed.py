@@ -260,7 +260,9 @@ class Observed:
         if self.jobset and self.jobset.completed:
             return True
         was_running = self.status.phase is JobPhase.RUNNING and self.known_attempt == self.attempt
-        was_running = was_running and not self.starts_anew
+        polled = self.poll.report
+        before_a_step = polled and polled.attempt == self.attempt and polled.state not in TRAINING_STATES
+        was_running = was_running and not self.starts_anew and not before_a_step
         report = self.progress
         reported = (
             report is not None

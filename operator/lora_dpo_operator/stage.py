@@ -102,7 +102,7 @@ def _slice_path(observed: Observed, jobset: JobSet, phase: JobPhase, now: dateti
             return path
     if phase is JobPhase.SUSPENDED:
         return path
-    leader = observed.leader if observed.status.phase is JobPhase.RUNNING and observed.starts_anew else None
+    leader = observed.leader if observed.status.phase is JobPhase.RUNNING and not observed.training else None
     started = (leader.metadata.creation_timestamp if leader else observed.attempt_started_at) or now
     was_queued = phase is JobPhase.QUEUED or observed.status.phase is JobPhase.QUEUED
     if was_queued:

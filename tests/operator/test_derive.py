@@ -119,6 +119,14 @@ PHASES = {
         ),
         JobPhase.INITIALIZING,
     ),
+    "its new pod loads the model": (
+        running(
+            status=prepared_status(phase=JobPhase.RUNNING),
+            pods=(a_pod(Phase.TRAIN, 56, running=57),),
+            report=progress(TrainerState.LOADING, step=0, updated=58),
+        ),
+        JobPhase.INITIALIZING,
+    ),
     "its new pod has no node": (
         running(
             status=prepared_status(phase=JobPhase.RUNNING),
