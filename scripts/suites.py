@@ -91,7 +91,7 @@ UNIT = (
     ("trainer", TRAINER, "tests/trainer"),
     ("export", EXPORT, "tests/export"),
 )
-CLUSTER_TOOLS = Step("cluster-tools", (f"{OPERATOR}/ldj", "cluster", "tools"))
+CLUSTER_TOOLS = Step("cluster-tools", (f"{OPERATOR}/ldj", "cluster", "tools", "--kueue"))
 CLUSTER_IMAGES = Step("cluster-images", (f"{OPERATOR}/ldj", "cluster", "images"))
 
 
