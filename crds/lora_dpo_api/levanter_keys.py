@@ -106,10 +106,14 @@ def _without_nulls(value: Any, path: str = "") -> Any:
     return value
 
 
+def has_revision(name: str) -> bool:
+    """Whether a base is called `org/model@revision`, as Levanter has it."""
+    return "@" in name and "://" not in name and not name.startswith(("/", ".", "~"))
+
+
 def _base(work: Translation) -> None:
-    """Levanter's `org/model@revision`."""
     name = work.tree.get("initialize_from_hf")
-    if isinstance(name, str) and "@" in name and "://" not in name and not name.startswith(("/", ".", "~")):
+    if isinstance(name, str) and has_revision(name):
         work.tree["initialize_from_hf"], _, revision = name.partition("@")
         if work.tree.setdefault("revision", revision) != revision:
             raise ConfigError([Problem("revision", f"contradicts initialize_from_hf: {name}; keep one of them")])

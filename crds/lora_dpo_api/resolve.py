@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lora_dpo_api import config_file, durations, forced, guidance, hardware, storage
+from lora_dpo_api import config_file, durations, forced, guidance, hardware, levanter_keys, storage
 from lora_dpo_api import config_models as c
 from lora_dpo_api.errors import Problem, SpecError, parse
 from lora_dpo_api.job import LoraDpoJob, LoraDpoJobSpec
@@ -61,6 +61,7 @@ def resolve(job: LoraDpoJob) -> Resolved:
         machines = _hardware(spec)
     except SpecError as error:
         problems += error.problems
+    problems += _base(spec)
     problems += storage.problems(spec)
     problems += _batch(spec, machines) if machines else []
     queue, conflict = _queue(job)
@@ -89,6 +90,14 @@ def _hardware(spec: LoraDpoJobSpec) -> hardware.Hardware:
     if spec.cpu is not None:
         return hardware.of_cpu(spec.cpu)
     raise SpecError([Problem("spec", "names no machines", ("tpu", "cpu"))])
+
+
+def _base(spec: LoraDpoJobSpec) -> list[Problem]:
+    """A job has a field for the revision, by which the trainer would take what follows an @ in a hub id."""
+    name = spec.initialize_from_hf
+    if not levanter_keys.has_revision(name):
+        return []
+    return [Problem("spec.initializeFromHf", "a hub id has no @; what follows it belongs in spec.revision", value=name)]
 
 
 def _batch(spec: LoraDpoJobSpec, machines: hardware.Hardware) -> list[Problem]:

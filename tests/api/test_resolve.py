@@ -182,6 +182,13 @@ def of_schema(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
             raise AssertionError(f"no values for {other}")
 
 
+@pytest.mark.parametrize("name", ["org/model@v1", "@"])
+def test_a_revision_has_a_field_of_its_own(refused: Refuse, name: str) -> None:
+    (problem,) = refused({"initializeFromHf": name})
+    assert problem.startswith("spec.initializeFromHf:")
+    assert "spec.revision" in problem
+
+
 def resolved_or_refused(job: dict[str, Any]) -> Resolved | SpecError:
     try:
         return resolve(LoraDpoJob.from_body(job))
