@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import ruamel.yaml
-
+from lora_dpo_localcluster import controllers
 from lora_dpo_localcluster.processes import Processes
 from lora_dpo_localcluster.tools import KUBERNETES, Tools
 
@@ -68,9 +66,8 @@ def webhook_manifests(source: str, authority: bytes) -> list[dict[str, Any]]:
         source: the text of the module's `webhook/manifests.yaml`.
         authority: the certificate that the webhook server's is signed with, PEM.
     """
-    reader = ruamel.yaml.YAML(typ="safe")
     bundle = base64.b64encode(authority).decode()
-    return [_by_url(document, bundle) for document in reader.load_all(io.StringIO(source)) if document]
+    return [_by_url(document, bundle) for document in controllers.documents(source)]
 
 
 PROBE: Mapping[str, Any] = {
