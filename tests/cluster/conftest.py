@@ -7,10 +7,12 @@ Nothing here is specific to one part: every cluster test shares these fixtures.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -74,6 +76,29 @@ class Kubectl:
     def json(self, *argv: str, stdin: str | Mapping[str, Any] | None = None) -> Any:
         """What kubectl prints with `-o json`, parsed; the test fails when kubectl does."""
         return json.loads(self.text(*argv, "-o", "json", stdin=stdin))
+
+    @contextlib.contextmanager
+    def watching(self, *argv: str, see: Callable[[str], None]) -> Iterator[None]:
+        """Run a `kubectl get --watch` meanwhile, and show each of its lines as it comes."""
+        with subprocess.Popen(
+            [str(self.cluster.kubectl), f"--kubeconfig={self.cluster.kubeconfig}", *argv],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as watch:
+
+            def read() -> None:
+                assert watch.stdout is not None
+                for line in watch.stdout:
+                    see(line)
+
+            reader = threading.Thread(target=read, daemon=True)
+            reader.start()
+            try:
+                yield
+            finally:
+                watch.terminate()
+                reader.join()
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import threading
 import time
 from collections.abc import Iterator
 
@@ -45,28 +43,8 @@ class SliceTime:
 @contextlib.contextmanager
 def measured(kubectl: Kubectl, namespace: str) -> Iterator[SliceTime]:
     """Watch the pods of every slice in a namespace."""
-    with subprocess.Popen(
-        [
-            str(kubectl.cluster.kubectl),
-            f"--kubeconfig={kubectl.cluster.kubeconfig}",
-            *("-n", namespace, "get", "pods", "--watch", "--output-watch-events"),
-            *("-l", f"{PHASE_LABEL}=train", "-o", f"jsonpath={_LINE}"),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as watch:
-        found = SliceTime()
-
-        def read() -> None:
-            assert watch.stdout is not None
-            for line in watch.stdout:
-                found.see(line)
-
-        reader = threading.Thread(target=read, daemon=True)
-        reader.start()
-        try:
-            yield found
-        finally:
-            watch.terminate()
-            reader.join()
+    found = SliceTime()
+    pods = ("-n", namespace, "get", "pods", "--watch", "--output-watch-events")
+    lines = ("-l", f"{PHASE_LABEL}=train", "-o", f"jsonpath={_LINE}")
+    with kubectl.watching(*pods, *lines, see=found.see):
+        yield found

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import subprocess
-import threading
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -75,32 +73,15 @@ def queues(operator: Operator, cluster: Cluster, kubectl: Kubectl) -> Iterator[s
 @contextlib.contextmanager
 def suspensions(kubectl: Kubectl, namespace: str, jobset: str) -> Iterator[list[str]]:
     """Every value that `spec.suspend` of a JobSet takes, in order."""
-    with subprocess.Popen(
-        [
-            str(kubectl.cluster.kubectl),
-            f"--kubeconfig={kubectl.cluster.kubeconfig}",
-            *("-n", namespace, "get", "jobsets", f"--field-selector=metadata.name={jobset}"),
-            *("--watch", "-o", 'jsonpath={.spec.suspend}{"\\n"}'),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as watch:
-        seen: list[str] = []
+    seen: list[str] = []
 
-        def read() -> None:
-            assert watch.stdout is not None
-            for line in watch.stdout:
-                if seen[-1:] != [line.strip()]:
-                    seen.append(line.strip())
+    def see(line: str) -> None:
+        if seen[-1:] != [line.strip()]:
+            seen.append(line.strip())
 
-        reader = threading.Thread(target=read, daemon=True)
-        reader.start()
-        try:
-            yield seen
-        finally:
-            watch.terminate()
-            reader.join()
+    jobsets = ("-n", namespace, "get", "jobsets", f"--field-selector=metadata.name={jobset}")
+    with kubectl.watching(*jobsets, "--watch", "-o", 'jsonpath={.spec.suspend}{"\\n"}', see=see):
+        yield seen
 
 
 def suspend(job: Job, wanted: bool) -> None:
