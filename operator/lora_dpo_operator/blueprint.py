@@ -24,6 +24,7 @@ class Blueprint:
         image: trainer image, pinned for the life of the job.
         queue_labels: Kueue's own labels on the job, for its JobSet.
         trainer_env: environment of every trainer pod, from the operator's settings.
+        progress_peers: who may read rank 0's progress, as NetworkPolicyPeers; none means no NetworkPolicy.
         prepared_digest: what prepare found; empty until then.
     """
 
@@ -37,6 +38,7 @@ class Blueprint:
     image: str
     spec_hash: str
     trainer_env: tuple[tuple[str, str], ...] = ()
+    progress_peers: tuple[Mapping[str, Any], ...] = ()
     queue_name: str | None = None
     queue_labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prepared_digest: str = ""

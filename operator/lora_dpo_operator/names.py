@@ -63,6 +63,11 @@ def jobset(job: str) -> str:
     return job
 
 
+def network_policy(job: str) -> str:
+    """Name of the NetworkPolicy of its pods."""
+    return job
+
+
 def config_map(job: str, content: str) -> str:
     """Name of the ConfigMap with a resolved configuration: another content, another name."""
     return f"{job}-config-{hashlib.sha256(content.encode()).hexdigest()[:8]}"

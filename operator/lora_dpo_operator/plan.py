@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from lora_dpo_api import durations
 from lora_dpo_api.protocol import Phase
 from lora_dpo_api.status import JobPhase
-from lora_dpo_operator import configmap, export_job, jobset, lifetime, names, prepare_job, renewal
+from lora_dpo_operator import configmap, export_job, jobset, lifetime, names, network_policy, prepare_job, renewal
 from lora_dpo_operator.blueprint import Blueprint
-from lora_dpo_operator.gateway import CONFIG_MAPS, JOBS, JOBSETS, LORA_DPO_JOBS, Manifest, Resource
+from lora_dpo_operator.gateway import CONFIG_MAPS, JOBS, JOBSETS, LORA_DPO_JOBS, NETWORK_POLICIES, Manifest, Resource
 from lora_dpo_operator.holding import Hold
 from lora_dpo_operator.objects import Job, JobSet
 from lora_dpo_operator.observed import Accepted, Observed
@@ -130,6 +130,7 @@ def blueprint_of(observed: Observed, verdict: Accepted, settings: Settings) -> B
         image=observed.running_image or verdict.spec.pod_template.image or settings.trainer_image,
         spec_hash=observed.status.spec_hash or verdict.spec_hash,
         trainer_env=settings.trainer_env,
+        progress_peers=settings.progress_peers,
         queue_name=verdict.queue_name,
         queue_labels=verdict.queue_labels,
         prepared_digest=observed.prepared.digest if observed.prepared else "",
@@ -139,7 +140,7 @@ def blueprint_of(observed: Observed, verdict: Accepted, settings: Settings) -> B
 def _prepare(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]:
     job = observed.prepare
     if job is None:
-        return (*_config(blueprint), Create(JOBS, prepare_job.build(blueprint)))
+        return (*_around(blueprint), Create(JOBS, prepare_job.build(blueprint)))
     if job.failed or job.metadata.deletion_timestamp is not None:
         return ()
     if job.complete:
@@ -158,7 +159,7 @@ def _train(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]:
         # Kueue would start it, since a JobSet in a queue cannot be made suspended.
         return ()
     if found is None:
-        return (*_config(blueprint), Create(JOBSETS, jobset.build(blueprint)))
+        return (*_around(blueprint), Create(JOBSETS, jobset.build(blueprint)))
     if found.metadata.deletion_timestamp is not None:
         return ()
     if found.failed:
@@ -183,8 +184,14 @@ def _deadlines(observed: Observed, active: int) -> Iterator[SetDeadline]:
 
 def _export(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]:
     if observed.export is None:
-        return (*_config(blueprint), Create(JOBS, export_job.build(blueprint)))
+        return (*_around(blueprint), Create(JOBS, export_job.build(blueprint)))
     return _lost_config(observed, blueprint)
+
+
+def _around(blueprint: Blueprint) -> tuple[Action, ...]:
+    """What has to be there before the pods of a phase."""
+    guarded = (Create(NETWORK_POLICIES, network_policy.build(blueprint)),) if blueprint.progress_peers else ()
+    return (*guarded, *_config(blueprint))
 
 
 def _config(blueprint: Blueprint) -> tuple[Action, ...]:

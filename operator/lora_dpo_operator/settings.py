@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import enum
+import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lora_dpo_operator.errors import SettingsError
 
@@ -34,6 +36,9 @@ class Settings:
     """Environment variables of every trainer pod, such as a proxy or a storage endpoint; a job's own win."""
     simulate_tpu: bool = False
     """Let TPU jobs run on CPU, on nodes that pose as TPU hosts; such jobs carry the condition Simulated."""
+    progress_peers: tuple[Mapping[str, Any], ...] = ()
+    """Who may read rank 0's progress: a JSON list of NetworkPolicyPeers, the operator's pod among them. Where it is
+    given, each job gets a NetworkPolicy."""
     port: int = 8080
     """Port of /metrics, /healthz, /readyz and the page."""
     lease: str = ""
@@ -83,6 +88,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         trainer_image=_text("trainer-image", values["trainer_image"]),
         trainer_env=_pairs(values["trainer_env"]),
         simulate_tpu=_flag("simulate-tpu", values["simulate_tpu"]),
+        progress_peers=_peers(values["progress_peers"]),
         port=int(_number("port", values["port"], lowest=0)),
         lease=_lease(values["lease"]),
         ui=_flag("ui", values["ui"]),
@@ -149,3 +155,15 @@ def _pairs(value: str) -> tuple[tuple[str, str], ...]:
             raise SettingsError(f"--trainer-env: {part!r} is not NAME=VALUE")
         pairs.append((name, content))
     return tuple(pairs)
+
+
+def _peers(value: str) -> tuple[Mapping[str, Any], ...]:
+    if not value.strip():
+        return ()
+    try:
+        peers = json.loads(value)
+    except ValueError as error:
+        raise SettingsError(f"--progress-peers: {value!r} is not JSON: {error}") from error
+    if not isinstance(peers, list) or not all(isinstance(peer, dict) and peer for peer in peers):
+        raise SettingsError(f"--progress-peers: {value!r} is not a list of NetworkPolicyPeers")
+    return tuple(peers)

@@ -15,6 +15,7 @@ EVERYTHING: dict[str, Any] = {
         "image": {"repository": "registry.example.com:5000/trainer", "tag": "v2"},
         "env": {"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": ".local,10.0.0.0/8"},
         "simulateTpu": True,
+        "networkPolicy": {"enabled": True, "metricsFrom": [{"namespaceSelector": {"matchLabels": {"team": "sre"}}}]},
     },
     "watch": {"namespaces": ["team-a", "team-b"]},
     "operator": {

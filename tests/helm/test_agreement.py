@@ -50,6 +50,19 @@ def test_every_setting_arrives_as_it_was_meant(helm: Helm) -> None:
         trainer_image="registry.example.com:5000/trainer:v2",
         trainer_env=(("HTTPS_PROXY", "http://proxy:3128"), ("NO_PROXY", ".local,10.0.0.0/8")),
         simulate_tpu=True,
+        progress_peers=(
+            {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "lora-dpo-system"}},
+                "podSelector": {
+                    "matchLabels": {
+                        "app.kubernetes.io/name": "lora-dpo-operator",
+                        "app.kubernetes.io/instance": "lora-dpo-operator",
+                        "app.kubernetes.io/component": "operator",
+                    }
+                },
+            },
+            {"namespaceSelector": {"matchLabels": {"team": "sre"}}},
+        ),
         port=9000,
         lease="lora-dpo-system/dpo",
         ui=True,
@@ -68,6 +81,15 @@ def test_the_chart_knows_every_setting_and_no_other(helm: Helm) -> None:
     known = {settings.ENV_PREFIX + field.name.upper() for field in dataclasses.fields(Settings)}
     given = {name for name in environment(helm, EVERYTHING) if name.startswith(settings.ENV_PREFIX)}
     assert given == known
+
+
+def test_only_an_operator_that_makes_network_policies_may_make_them(helm: Helm) -> None:
+    def rights(values: dict[str, Any]) -> list[dict[str, Any]]:
+        rules: list[dict[str, Any]] = only(helm.render(values, show="templates/rbac.yaml"), "ClusterRole")["rules"]
+        return rules
+
+    added = [rule for rule in rights({"trainer": {"networkPolicy": {"enabled": True}}}) if rule not in rights({})]
+    assert added == [{"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["get", "create"]}]
 
 
 def test_the_network_policy_lets_the_operator_read_progress(helm: Helm) -> None:

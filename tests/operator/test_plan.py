@@ -153,6 +153,15 @@ def created(observed: Observed, **settings: Any) -> dict[str, Any]:
     return [action.manifest for action in actions if isinstance(action, plan.Create)][-1]
 
 
+def test_a_network_policy_is_there_before_the_pods_of_a_phase_where_it_is_wanted() -> None:
+    guarded = dataclasses.replace(SETTINGS, progress_peers=({"podSelector": {}},))
+    assert [told(action) for action in plan.actions(observe(), guarded)] == [
+        "Create NetworkPolicy tiny",
+        "Create ConfigMap tiny",
+        "Create Job tiny-prepare",
+    ]
+
+
 def test_an_upgrade_of_the_operator_leaves_a_started_jobs_image_alone() -> None:
     started = observe(prepare=DONE, pods=(PREPARE_POD,))
     template = created(started, trainer_image="trainer:2")["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]

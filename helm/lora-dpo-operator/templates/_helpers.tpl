@@ -49,6 +49,21 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 {{- end -}}
 {{- end -}}
 
+{{/* Who may read the progress of rank 0, as JSON. */}}
+{{- define "lora-dpo-operator.progressPeers" -}}
+{{- $namespace := dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace) -}}
+{{- $operator := dict "matchLabels" (include "lora-dpo-operator.selectorLabels" . | fromYaml) -}}
+{{- prepend .Values.trainer.networkPolicy.metricsFrom (dict "namespaceSelector" $namespace "podSelector" $operator) | toJson -}}
+{{- end -}}
+
+{{/* The operator's rights, as rules of a role. */}}
+{{- define "lora-dpo-operator.rules" -}}
+{{ .Files.Get "files/role-rules.yaml" -}}
+{{- if .Values.trainer.networkPolicy.enabled -}}
+{{ .Files.Get "files/role-rules-network-policy.yaml" -}}
+{{- end -}}
+{{- end -}}
+
 {{/* What trainer pods carry; rank 0 alone serves metrics. */}}
 {{- define "lora-dpo-operator.rankZeroLabels" -}}
 app.kubernetes.io/managed-by: lora-dpo-operator
