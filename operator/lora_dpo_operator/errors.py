@@ -10,6 +10,7 @@
     │   ├── RejectedError        400, 422: it will be refused every time
     │   ├── ForbiddenError       401, 403
     │   └── UnavailableError     429, 5xx, a broken connection, no answer in time: worth another try
+    │       └── OldDefinitionError   LoraDpoJob's definition has no place for what the status says
     └── ProgressError            rank 0 did not answer, or not with a progress report
 
 Nothing here knows kopf: `handlers` translates at the edge.
@@ -82,6 +83,19 @@ class ForbiddenError(GatewayError):
 
 class UnavailableError(GatewayError):
     """The API server cannot answer now; worth another try."""
+
+
+class OldDefinitionError(UnavailableError):
+    """The cluster's definition of LoraDpoJob is an earlier release's; worth another try once it is replaced."""
+
+    def __init__(self, verb: str, what: str, status: int, reason: str) -> None:
+        super().__init__(
+            verb,
+            what,
+            status,
+            f"the cluster's definition of LoraDpoJob is older than this operator: {reason}. Install the definition of "
+            "the operator's release: helm upgrade with crds.enabled=true, or kubectl apply",
+        )
 
 
 class ProgressError(OperatorError):

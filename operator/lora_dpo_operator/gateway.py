@@ -27,6 +27,7 @@ from lora_dpo_operator.errors import (
     ForbiddenError,
     GatewayError,
     NotFoundError,
+    OldDefinitionError,
     RejectedError,
     UnavailableError,
 )
@@ -70,6 +71,8 @@ EVENTS = Resource("", "v1", "events", "Event")
 NODES = Resource("", "v1", "nodes", "Node")
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 
+_UNDECLARED = "field not declared in schema"
+"""What the API server says, with HTTP 500, of an applied field that a definition does not have."""
 DISCOVERY_SECONDS = 30.0
 """How long it is believed that an API group is served, or that it is not."""
 
@@ -189,11 +192,17 @@ class Gateway:
 
         Raises:
             GatewayError: any failure. NotFoundError: the job is gone. ConflictError: it is another one of that name.
+                OldDefinitionError: the cluster's definition knows less than this operator writes.
         """
         metadata = manifest["metadata"]
         path = LORA_DPO_JOBS.path(metadata["namespace"], metadata["name"], "status")
         query = {"fieldManager": names.MANAGER, "force": "true"}
-        return await self._call("apply", "PATCH", LORA_DPO_JOBS, path, body=manifest, query=query, content=APPLY)
+        try:
+            return await self._call("apply", "PATCH", LORA_DPO_JOBS, path, body=manifest, query=query, content=APPLY)
+        except UnavailableError as error:
+            if _UNDECLARED not in error.reason:
+                raise
+            raise OldDefinitionError(error.verb, error.what, error.status, error.reason) from error
 
     async def set_suspend(self, resource: Resource, namespace: str, name: str, suspend: bool) -> Manifest:
         """Suspend or resume a Job or JobSet, touching nothing else of it.

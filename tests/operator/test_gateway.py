@@ -20,6 +20,7 @@ from lora_dpo_operator.errors import (
     ForbiddenError,
     GatewayError,
     NotFoundError,
+    OldDefinitionError,
     RejectedError,
     UnavailableError,
 )
@@ -149,6 +150,21 @@ async def test_each_failure_has_its_error(
     ):
         await gateway.create(JOBSETS, JOBSET)
     assert calls == [("create", "jobsets", status)]
+
+
+async def test_a_definition_that_is_older_than_the_operator_is_told_with_what_to_do(
+    server: Server, gateway: Gateway
+) -> None:
+    # The API server's answer to a status with a field of a later release, word for word.
+    server.answer = answering(
+        500,
+        "failed to create typed patch object (team-a/tiny; training.loradpo.dev/v1alpha1, Kind=LoraDpoJob): "
+        ".status.heldSince: field not declared in schema",
+    )
+    with pytest.raises(
+        OldDefinitionError, match=r"is older than this operator: .*\.status\.heldSince.*Install the definition"
+    ):
+        await gateway.apply_status(JOBSET)
 
 
 async def test_an_answer_that_is_no_json_is_quoted(server: Server, gateway: Gateway) -> None:
