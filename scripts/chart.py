@@ -53,11 +53,20 @@ Helm chart of the LoRA-DPO operator. Needs Kubernetes 1.30 or newer and JobSet 0
 ```sh
 helm install lora-dpo-operator helm/lora-dpo-operator --namespace lora-dpo-system --create-namespace \\
   --set image.repository=REGISTRY/lora-dpo-operator --set trainer.image.repository=REGISTRY/lora-dpo-trainer
-helm test lora-dpo-operator --namespace lora-dpo-system
+helm test lora-dpo-operator --namespace lora-dpo-system --timeout 15m
 ```
 
+`helm test` asks the operator whether it is ready, then runs a tiny job on CPU from rows to adapter, with a model that
+the chart brings along. It writes to a volume of the default StorageClass, or to `test.path` in a bucket. A job that
+failed stays: `kubectl describe ldj lora-dpo-trial`.
+
 An upgrade leaves running jobs alone: each keeps the image and the configuration that it was started with. An uninstall
-leaves the definition and all jobs, running slices too, as long as `crds.keep` is on; a later install takes them up.
+leaves the definition and all jobs, running slices too, as long as `crds.keep` is on; a later install takes them up, one
+under another name with `--take-ownership`. Where `crds.enabled` is off, apply the definition of a release before its
+operator: an operator does not write to an older one.
+
+The definition and the admission policies exist once in a cluster. A second release, for other namespaces
+(`watch.namespaces`), leaves them to the first: `crds.enabled=false` and `admissionPolicies.enabled=false`.
 
 ## Values
 

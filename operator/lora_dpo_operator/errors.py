@@ -11,6 +11,7 @@
     │   ├── ForbiddenError       401, 403
     │   └── UnavailableError     429, 5xx, a broken connection, no answer in time: worth another try
     │       └── OldDefinitionError   LoraDpoJob's definition has no place for what the status says
+    ├── TrialError               the job of `helm test` did not succeed
     └── ProgressError            rank 0 did not answer, or not with a progress report
 
 Nothing here knows kopf: `handlers` translates at the edge.
@@ -96,6 +97,10 @@ class OldDefinitionError(UnavailableError):
             f"the cluster's definition of LoraDpoJob is older than this operator: {reason}. Install the definition of "
             "the operator's release: helm upgrade with crds.enabled=true, or kubectl apply",
         )
+
+
+class TrialError(OperatorError):
+    """The job of a trial did not succeed."""
 
 
 class ProgressError(OperatorError):

@@ -101,10 +101,15 @@ class Kubectl:
                 reader.join()
 
 
+def cluster_name() -> str:
+    """The name of the session's cluster; others of the same session begin with it, so that sessions do not meet."""
+    return os.environ.get("LDJ_TEST_CLUSTER") or "test"
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The session's cluster, up: one ordinary node, and two nodes that pose as the hosts of a v5p 2x2x2 slice."""
-    made = clusters.open_cluster(os.environ.get("LDJ_TEST_CLUSTER") or "test")
+    made = clusters.open_cluster(cluster_name())
     made.up(SHAPE, _report)
     yield made
     if os.environ.get("LDJ_KEEP_CLUSTER") != "1":

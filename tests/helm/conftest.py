@@ -79,6 +79,11 @@ def write_rendered(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--write-rendered"))
 
 
+def installed(manifests: list[Manifest]) -> list[Manifest]:
+    """Without what is there for `helm test` alone."""
+    return [found for found in manifests if "helm.sh/hook" not in found["metadata"].get("annotations", {})]
+
+
 def only(manifests: list[Manifest], kind: str) -> Manifest:
     """The one object of a kind."""
     found = [manifest for manifest in manifests if manifest["kind"] == kind]

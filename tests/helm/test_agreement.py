@@ -16,7 +16,7 @@ from lora_dpo_api.resolve import resolve
 from lora_dpo_operator import names, settings
 from lora_dpo_operator.settings import LogFormat, Settings
 
-from .conftest import CHART, Helm, only
+from .conftest import CHART, Helm, installed, only
 from .scenarios import EVERYTHING, MONITORED, WITHOUT_DEFINITION
 
 VERSION = yaml12.loads((CHART / "Chart.yaml").read_text())["appVersion"]
@@ -139,6 +139,33 @@ def test_the_charts_example_is_a_job_that_is_accepted() -> None:
     )
 
 
+@pytest.mark.parametrize("path", ["", "gs://bucket/trial"])
+def test_the_trials_job_is_accepted_and_fits_its_pods(path: str, helm: Helm) -> None:
+    values = {"test": {"path": path}, "watch": {"namespaces": ["team-a", "team-b"]}}
+    found = helm.render(values, show="templates/tests/trial.yaml")
+    assert {manifest["metadata"]["namespace"] for manifest in found} == {"team-a"}
+    job = LoraDpoJob.from_body(yaml12.loads(only(found, "ConfigMap")["data"]["job.yaml"]))
+    assert job.metadata.namespace == "team-a"
+    assert resolve(job).warnings == ()
+    assert job.spec.output.path == (path or "/output")
+    claims = [manifest["metadata"]["name"] for manifest in found if manifest["kind"] == "PersistentVolumeClaim"]
+    volumes = {volume["name"]: volume for volume in job.spec.pod_template.volumes}
+    assert volumes["trial"]["configMap"]["name"] == only(found, "ConfigMap")["metadata"]["name"]
+    assert [volumes["output"]["persistentVolumeClaim"]["claimName"]] == claims if not path else not claims
+
+
+def test_the_readmes_settings_are_values_of_the_chart(helm: Helm) -> None:
+    section = (CHART.parents[1] / "README.md").read_text().split("\n## Install\n")[1]
+    settings = yaml12.loads(section.split("```yaml\n")[1].split("```")[0])
+    found = helm.render(settings | WITHOUT_DEFINITION)
+    (container,) = only(found, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == f"registry.example.com/lora-dpo-operator:{VERSION}"
+    trainer = {"name": "LORADPO_TRAINER_IMAGE", "value": f"registry.example.com/lora-dpo-trainer:{VERSION}"}
+    assert trainer in container["env"]
+    job = yaml12.loads(next(one for one in found if "job.yaml" in one.get("data", {}))["data"]["job.yaml"])
+    assert job["spec"]["output"]["path"] == "gs://my-bucket/trial"
+
+
 def test_the_charts_version_is_the_projects() -> None:
     project = tomllib.loads((CHART.parents[1] / "pyproject.toml").read_text())["project"]
     chart = yaml12.loads((CHART / "Chart.yaml").read_text())
@@ -146,7 +173,7 @@ def test_the_charts_version_is_the_projects() -> None:
 
 
 def test_several_replicas_share_a_lease_that_they_may_write_and_a_drain_leaves_one(helm: Helm) -> None:
-    found = helm.render({"replicaCount": 2} | WITHOUT_DEFINITION)
+    found = installed(helm.render({"replicaCount": 2} | WITHOUT_DEFINITION))
     variables = only(found, "Deployment")["spec"]["template"]["spec"]["containers"][0]["env"]
     lease = next(variable["value"] for variable in variables if variable["name"] == "LORADPO_LEASE")
     role, binding = only(found, "Role"), only(found, "RoleBinding")
@@ -158,7 +185,7 @@ def test_several_replicas_share_a_lease_that_they_may_write_and_a_drain_leaves_o
 
 
 def test_a_single_replica_needs_no_lease(helm: Helm) -> None:
-    found = helm.render(WITHOUT_DEFINITION)
+    found = installed(helm.render(WITHOUT_DEFINITION))
     assert "LORADPO_LEASE" not in environment(helm, {})
     assert not [manifest for manifest in found if manifest["kind"] in ("Role", "PodDisruptionBudget")]
     assert only(found, "Deployment")["spec"]["strategy"] == {"type": "Recreate"}

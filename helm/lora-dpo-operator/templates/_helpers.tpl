@@ -71,3 +71,14 @@ training.loradpo.dev/phase: train
 jobset.sigs.k8s.io/job-index: "0"
 batch.kubernetes.io/job-completion-index: "0"
 {{- end -}}
+
+{{/* Labels and annotations of what `helm test` makes. */}}
+{{- define "lora-dpo-operator.trialMetadata" }}
+  labels:
+    app.kubernetes.io/name: lora-dpo-operator
+    app.kubernetes.io/instance: {{ .Release.Name }}
+    app.kubernetes.io/component: test
+  annotations:
+    helm.sh/hook: test
+    helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end -}}
