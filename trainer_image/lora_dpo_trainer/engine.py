@@ -261,6 +261,7 @@ def build(config: TrainerConfig, pairs: prepared.Prepared, owner: identity.RunId
         ConfigError: the adapter does not fit the model, or the batch not the devices.
         ModelNotFound: there is no such checkpoint.
     """
+    host_memory.map_large_blocks()
     devices = mesh.make()
     keys = mixture.keys_of_epoch(pairs.train.component, tuple(config.data.components), config.data.train_weights)
     lengths = pairs.train.pair_lengths(keys)
