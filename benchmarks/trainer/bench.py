@@ -232,10 +232,25 @@ def measure(setting: Setting, names: Sequence[str], others: Sequence[float]) -> 
     }  # fmt: skip
     if OURS in running:
         report |= _ratios(setting, running) | _limit(setting, running[OURS], shape, lengths, max(rates.values()))
+        report["profile"] = _profile(setting, rows)
         report["other_prompt_shares"] = {
             str(share): _run(setting, [OURS], share)[OURS].report(setting.batch) for share in others
         }
     return report
+
+
+def _profile(setting: Setting, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Where this trainer's processor time goes."""
+    work = setting.work / "profile"
+    work.mkdir()
+    pairs.write_jsonl(rows, work / "pairs.jsonl")
+    command = [
+        str(PYTHON["trainer"]), "-m", "benchmarks.trainer.our_profile", "--model", str(setting.model),
+        "--data", str(work / "pairs.jsonl"), "--batch", str(setting.batch), "--rank", str(setting.rank),
+        "--work", str(work),
+    ]  # fmt: skip
+    found: dict[str, float] = json.loads(_output(command).splitlines()[-1])
+    return found
 
 
 def _run(setting: Setting, names: Sequence[str], share: float) -> dict[str, Contender]:

@@ -22,20 +22,14 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 def main() -> None:
     """Prepare, compute the reference, compile all shapes, then step on command."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--batch", type=int, required=True)
-    parser.add_argument("--rank", type=int, required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    options = parser.parse_args()
+    options = read_options()
     channel = Channel()
 
     compiles = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, seconds, **_: compiles.append(seconds) if name == _COMPILED else None
     )
-    machine = _engine(options)
+    machine = prepared_engine(options)
     scorer = machine.reference_scorer()
     reference.compute(machine.pairs.train, scorer)  # compiles
     started = time.perf_counter()
@@ -74,7 +68,19 @@ def main() -> None:
     channel.serve(step)
 
 
-def _engine(options: argparse.Namespace) -> engine.Engine:
+def read_options() -> argparse.Namespace:
+    """What the benchmark says on the command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--rank", type=int, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    return parser.parse_args()
+
+
+def prepared_engine(options: argparse.Namespace) -> engine.Engine:
+    """The prepare phase, and the train phase up to its first step."""
     component = {
         "source": {"type": "url", "train_urls": [str(options.data)]},
         "format": {"type": "preference_chat", "chat_template": pairs.CHAT_TEMPLATE},
