@@ -201,8 +201,7 @@ class Engine:
         """The validation pairs, each once."""
         split = self.pairs.validation
         count = min(len(split), max_pairs)
-        size = min(_multiple(self.config.trainer.train_batch_size, self.plan.groups), _multiple(count, self.shards))
-        size = _multiple(size, self.shards)
+        size = min(self.pairs_at_once, _multiple(count, self.shards))
         plan = packing.BatchPlan.make(
             split.pair_lengths(np.arange(count)), size, shuffle=False, groups=self.shards, max_shapes=1
         )
@@ -224,6 +223,11 @@ class Engine:
         """In how many parts a batch is split over the devices."""
         return mesh.data_shards(self.devices)
 
+    @property
+    def pairs_at_once(self) -> int:
+        """Pairs of one forward outside a step: those of a microbatch, for which there is memory."""
+        return self.config.trainer.train_batch_size // self.plan.groups * self.shards
+
     def reference_scorer(self) -> reference.Scorer:
         """Runs what the policy is compared with: the base itself, or the base with the reference's own adapter."""
         folder, adapter, forward = self.config.reference.adapter, None, self.logprob_step
@@ -233,7 +237,7 @@ class Engine:
             forward = step.make_logprob_step(self.base, adapted)
         return reference.Scorer(
             forward=forward,
-            pairs_per_batch=_multiple(self.config.trainer.train_batch_size, self.shards),
+            pairs_per_batch=self.pairs_at_once,
             adapter=adapter,
             groups=self.shards,
             place=self._put,
