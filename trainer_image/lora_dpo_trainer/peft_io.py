@@ -17,6 +17,8 @@ from typing import Any, Literal
 import haliax as hax
 import jax.numpy as jnp
 import numpy as np
+from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
@@ -184,7 +186,7 @@ def load(folder: str, plan: LoraPlan) -> Adapter:
         ConfigError: it does not fit the plan.
         FileNotFoundError: there is none.
     """
-    return from_tensors(load_safetensors(_read(folder, WEIGHTS)), plan, where=folder)
+    return from_tensors(_tensors(folder), plan, where=folder)
 
 
 def digest(folder: str) -> str:
@@ -202,7 +204,7 @@ def shapes(folder: str) -> dict[str, tuple[int, ...]]:
     Raises:
         FileNotFoundError: there is none.
     """
-    return {name: array.shape for name, array in load_safetensors(_read(folder, WEIGHTS)).items()}
+    return {name: array.shape for name, array in _tensors(folder).items()}
 
 
 def load_config(folder: str) -> LoraConfig:
@@ -221,16 +223,22 @@ def load_config(folder: str) -> LoraConfig:
             raise errors.ConfigError(f"{folder} sets {name}, which is not supported.")
     if raw.get("peft_type") != "LORA":
         raise errors.ConfigError(f"{folder} is a {raw.get('peft_type')} adapter; only LORA can be read.")
-    return LoraConfig(
-        r=raw["r"],
-        alpha=raw["lora_alpha"],
-        dropout=raw.get("lora_dropout", 0.0),
-        target_modules=_layers(folder) if raw.get("layers_to_transform") is not None else raw["target_modules"],
-        exclude_modules=raw.get("exclude_modules") or [],
-        rslora=raw.get("use_rslora", False),
-        rank_pattern=raw.get("rank_pattern") or {},
-        alpha_pattern=raw.get("alpha_pattern") or {},
-    )
+    modules = _layers(folder) if raw.get("layers_to_transform") is not None else raw["target_modules"]
+    try:
+        return LoraConfig(
+            r=raw["r"],
+            alpha=raw["lora_alpha"],
+            dropout=raw.get("lora_dropout", 0.0),
+            target_modules=modules,
+            exclude_modules=raw.get("exclude_modules") or [],
+            rslora=raw.get("use_rslora", False),
+            rank_pattern=raw.get("rank_pattern") or {},
+            alpha_pattern=raw.get("alpha_pattern") or {},
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise errors.ConfigError(f"{CONFIG} in {folder}: {name} is {first['input']!r}. {first['msg']}.") from error
 
 
 def _settings(folder: str) -> dict[str, Any]:
@@ -238,17 +246,27 @@ def _settings(folder: str) -> dict[str, Any]:
         raw = json.loads(_read(folder, CONFIG))
     except ValueError as error:
         raise errors.ConfigError(f"{CONFIG} in {folder} is not JSON: {error}.") from error
-    missing = [name for name in ("r", "lora_alpha", "target_modules") if not isinstance(raw, dict) or name not in raw]
-    if missing and isinstance(raw, dict) and raw.get("peft_type", "LORA") == "LORA":
+    if not isinstance(raw, dict):
+        raise errors.ConfigError(f"{CONFIG} in {folder} is not a JSON object.")
+    missing = [name for name in ("r", "lora_alpha", "target_modules") if name not in raw]
+    if missing and raw.get("peft_type", "LORA") == "LORA":
         raise errors.ConfigError(f"{CONFIG} in {folder} has no {missing[0]}.")
-    return dict(raw)
+    return raw
 
 
 def _layers(folder: str) -> list[str]:
     """Full names of the layers that an adapter has factors of."""
     suffix = ".lora_A.weight"
-    names = load_safetensors(_read(folder, WEIGHTS))
-    return sorted(name.removeprefix(_PREFIX).removesuffix(suffix) for name in names if name.endswith(suffix))
+    return sorted(name.removeprefix(_PREFIX).removesuffix(suffix) for name in _tensors(folder) if name.endswith(suffix))
+
+
+def _tensors(folder: str) -> dict[str, np.ndarray]:
+    try:
+        return dict(load_safetensors(_read(folder, WEIGHTS)))
+    except SafetensorError as error:
+        raise errors.ConfigError(
+            f"{WEIGHTS} in {folder} is damaged: {error}.", hint="Copy the adapter again."
+        ) from error
 
 
 def _read(folder: str, name: str) -> bytes:

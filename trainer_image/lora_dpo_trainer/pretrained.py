@@ -15,6 +15,8 @@ from lora_dpo_trainer import chat, errors, hub, storage
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 CONFIGS = ("config.json", "generation_config.json")
+_INDEX = "model.safetensors.index.json"
+_COPY_AGAIN = "Copy the checkpoint again."
 _SAMPLES = 16
 _SAMPLE_BYTES = 1 << 16
 
@@ -73,9 +75,30 @@ class Pretrained:
         return value
 
     def require_weights(self) -> None:
-        """Raise ModelNotFound unless there are safetensors."""
-        if not any(fnmatch.fnmatch(name, "*.safetensors") for name in self.names()):
+        """Raise ModelNotFound unless there are safetensors, all of them, and each whole (the hub's are)."""
+        names = self.names()
+        files = [name for name in names if fnmatch.fnmatch(name, "*.safetensors")]
+        if not files:
             raise errors.ModelNotFound(f"There is no *.safetensors file in {self.name}.")
+        if self.is_hub:
+            return
+        lost = sorted(self._listed() - set(names))
+        if lost:
+            raise errors.ModelNotFound(f"{self.name} has no {lost[0]}, which {_INDEX} lists.", hint=_COPY_AGAIN)
+        for name in files:
+            fault = _fault(storage.join(self.name, name))
+            if fault is not None:
+                raise errors.ModelNotFound(f"{name} in {self.name} is not whole: {fault}.", hint=_COPY_AGAIN)
+
+    def _listed(self) -> set[str]:
+        """Files that the index names, where there is one."""
+        content = self.read([_INDEX]).get(_INDEX)
+        if content is None:
+            return set()
+        try:
+            return set(json.loads(content)["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise errors.ModelNotFound(f"{_INDEX} in {self.name} has no weight_map.", hint=_COPY_AGAIN) from error
 
     def digest(self) -> str:
         """Hex digest of the weights: the commit of a hub id, else of the files' checksums."""
@@ -144,6 +167,26 @@ def load_tokenizer(
     """Read a tokenizer with its chat template, offline where the files are reachable."""
     files = source.read(chat.TOKENIZER_FILES)
     return chat.load(files, where=source.name, template=template, mask_user_turns=mask_user_turns)
+
+
+def _fault(url: str) -> str | None:
+    """What is wrong with the length of a safetensors file; its header says how long it must be.
+
+    The format: 8 bytes with the header's length, the header as JSON, the tensors
+    (https://huggingface.co/docs/safetensors/index#format).
+    """
+    found = storage.size(url)
+    with storage.open_read(url) as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > found - 8:
+            return f"its header would be longer than the file of {found} bytes"
+        try:
+            tensors = json.loads(file.read(length))
+            ends = [tensor["data_offsets"][1] for name, tensor in tensors.items() if name != "__metadata__"]
+            wanted = 8 + length + max(ends, default=0)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            return "it does not begin with a header of the format"
+    return None if wanted == found else f"it has {found} of {wanted} bytes"
 
 
 def _weights_identity(url: str) -> str:

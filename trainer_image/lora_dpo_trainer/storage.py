@@ -179,6 +179,11 @@ def expand(url: str) -> tuple[str, ...]:
     return tuple(path if is_local(url) or "://" in path else scheme + path.lstrip("/") for path in paths)
 
 
+def size(url: str) -> int:
+    """Bytes of a file; raises FileNotFoundError when there is none."""
+    return int(_call(url, "look up", lambda place: place.filesystem.size(place.path)))
+
+
 def identity(url: str) -> str:
     """What the content of a file is known by: the store's own checksum, else its SHA-256."""
     if not is_local(url):
