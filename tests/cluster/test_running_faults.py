@@ -334,6 +334,9 @@ def test_a_host_that_is_evicted_costs_the_gang_no_restart(world: World, faults: 
     assert status.disruption is not None
     assert (status.disruption.reason, status.disruption.pod) == ("EvictionByEvictionAPI", name)
     assert status.disruption.node == pod["spec"]["nodeName"]
+    # What was saved as the gang left, after which nothing was saved yet.
+    assert status.last_checkpoint is not None
+    assert status.last_checkpoint.step >= (before.step or 0)
     assert [entry.phase for entry in status.timeline].count(JobPhase.RESTARTING) == 1
     assert [entry.phase for entry in status.timeline].count(JobPhase.PREPARING) == 1
     job.delete()

@@ -57,10 +57,11 @@ def assert_equal(first: Any, second: Any) -> None:
 
 
 def test_a_state_comes_back_bit_for_bit(memory: str, owner: identity.RunIdentity) -> None:
-    save(memory, owner, 7)
+    (saved,) = save(memory, owner, 7)
     restored = checkpoint.restore(memory, state(0), owner)
     assert restored is not None
     assert (restored.step, restored.notes) == (7, {"evaluated_step": 7})
+    assert restored.saved == saved
     assert_equal(restored.state, state(7))
 
 
@@ -113,7 +114,7 @@ def test_a_lost_state_gives_way_to_an_older_one(memory: str, owner: identity.Run
 def test_a_checkpoint_of_another_format_is_refused_not_passed_over(memory: str, owner: identity.RunIdentity) -> None:
     save(memory, owner, 1)
     storage.write_json(f"{memory}/checkpoints/step-00000001/manifest.json", {"format": 1})
-    with pytest.raises(errors.OutputOccupied, match="is of format 1; this trainer reads 2"):
+    with pytest.raises(errors.OutputOccupied, match="is of format 1; this trainer reads 3"):
         checkpoint.restore(memory, state(0), owner)
 
 

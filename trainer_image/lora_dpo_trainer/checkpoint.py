@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import datetime
 import hashlib
 import logging
 import re
@@ -29,7 +30,7 @@ from lora_dpo_trainer import errors, identity, mesh, storage
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 DOWNLOADS = 3
 """A file that is not what its manifest says is read again before it counts as damaged."""
 
@@ -46,14 +47,19 @@ class Restored:
     """What a checkpoint held.
 
     Attributes:
-        step: Steps completed.
+        saved: Which checkpoint it was, as it was announced when it was complete.
         state: The state, placed like the one it was restored into.
         notes: The small values kept with it, such as the best evaluation.
     """
 
-    step: int
+    saved: protocol.Checkpoint
     state: Any
     notes: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Steps completed."""
+        return self.saved.step
 
 
 def name_of(step: int) -> str:
@@ -123,7 +129,8 @@ def restore(output_path: str, like: Any, owner: identity.RunIdentity) -> Restore
         _check_owner(_url(output_path, step), manifest, owner)
         arrays = _arrays(_url(output_path, step, manifest["file"]), manifest["sha256"])
         if arrays is not None:
-            return Restored(step, place(arrays, like), manifest["notes"])
+            time = datetime.datetime.fromisoformat(manifest["time"])
+            return Restored(_announced(output_path, step, time), place(arrays, like), manifest["notes"])
         _log.warning("The checkpoint %s is damaged; trying an older one", _url(output_path, step))
     if steps:
         _log.warning("None of the %d checkpoints in %s is complete: starting from the first step", len(steps), FOLDER)
@@ -220,9 +227,11 @@ class Writer:
             sha256 = _sha256(path)
             file = f"state-{sha256[:16]}.safetensors"
             storage.upload(path, storage.join(folder, file))
+        saved = _announced(self._output, step, protocol.utc_now())
         manifest = {
             "format": FORMAT,
             "step": step,
+            "time": saved.time.isoformat(),
             "owner": self._owner.to_json(),
             "file": file,
             "sha256": sha256,
@@ -230,7 +239,7 @@ class Writer:
         }
         storage.write_json(storage.join(folder, MANIFEST), manifest)
         self._saved_step = step
-        self._on_saved(protocol.Checkpoint(step=step, time=protocol.utc_now(), path=folder[:1024]))
+        self._on_saved(saved)
         self._prune(step, file, notes.get(BEST_STEP))
 
     def _prune(self, newest: int, file: str, best: int | None) -> None:
@@ -248,6 +257,10 @@ class Writer:
                 # The manifest goes first, so that a crash in between leaves no folder that looks complete.
                 storage.delete(_url(self._output, step, MANIFEST))
                 storage.delete(_url(self._output, step))
+
+
+def _announced(output_path: str, step: int, time: datetime.datetime) -> protocol.Checkpoint:
+    return protocol.Checkpoint(step=step, time=time, path=_url(output_path, step)[:1024])
 
 
 def _check_owner(url: str, manifest: Mapping[str, Any], owner: identity.RunIdentity) -> None:

@@ -100,7 +100,7 @@ def _run(config: TrainerConfig, placement: distributed.Placement, notice: preemp
     if restored is not None:
         _log.info("Going on from step %d", restored.step)
         state = restored.state
-        shown.update(step=restored.step, resumed_from_step=restored.step)
+        shown.update(step=restored.step, resumed_from_step=restored.step, last_checkpoint=restored.saved)
 
     if watch.reached():
         raise errors.Preempted("Stopped while loading; there was nothing new to save.")
