@@ -26,6 +26,8 @@ class Blueprint:
         trainer_env: environment of every trainer pod, from the operator's settings.
         progress_peers: who may read rank 0's progress, as NetworkPolicyPeers; none means no NetworkPolicy.
         prepared_digest: what prepare found; empty until then.
+        restarts_before: counted by JobSets that someone deleted; they are gone from what the next one may do.
+        preemptions_before: the same of free restarts.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Blueprint:
     queue_name: str | None = None
     queue_labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prepared_digest: str = ""
+    restarts_before: int = 0
+    preemptions_before: int = 0
 
     @property
     def config(self) -> str:

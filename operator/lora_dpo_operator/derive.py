@@ -79,7 +79,8 @@ def _restarts(observed: Observed) -> dict[str, Any]:
     if observed.jobset is None:
         return {}
     counted = observed.jobset.status.restarts_count_towards_max
-    return {"restarts": counted, "preemptions": max(0, observed.attempt - counted)}
+    crashed, taken = observed.restarted_before
+    return {"restarts": crashed + counted, "preemptions": taken + max(0, observed.attempt - counted)}
 
 
 def _disruption(observed: Observed) -> Disruption | None:

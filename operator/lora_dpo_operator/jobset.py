@@ -42,6 +42,11 @@ _TPU_PORTS = (
 def build(blueprint: Blueprint) -> Manifest:
     """The manifest. Needs the blueprint's `prepared_digest`."""
     labels = blueprint.labels(Phase.TRAIN)
+    before = {
+        names.RESTARTS_ANNOTATION: blueprint.restarts_before,
+        names.PREEMPTIONS_ANNOTATION: blueprint.preemptions_before,
+    }
+    counted = {name: str(count) for name, count in before.items() if count}
     queued = {**blueprint.queue_labels, names.QUEUE_LABEL: blueprint.queue_name} if blueprint.queue_name else {}
     spec: dict[str, Any] = {
         "network": {
@@ -51,7 +56,7 @@ def build(blueprint: Blueprint) -> Manifest:
         },
         "successPolicy": {"operator": "All"},
         "startupPolicy": {"startupPolicyOrder": "AnyOrder"},
-        "failurePolicy": _failure_policy(blueprint.spec.run_policy.max_restarts),
+        "failurePolicy": _failure_policy(max(0, blueprint.spec.run_policy.max_restarts - blueprint.restarts_before)),
         "replicatedJobs": [_slices(blueprint)],
     }
     if not blueprint.queue_name:
@@ -59,7 +64,7 @@ def build(blueprint: Blueprint) -> Manifest:
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
-        "metadata": blueprint.metadata(names.jobset(blueprint.name), labels | queued),
+        "metadata": blueprint.metadata(names.jobset(blueprint.name), labels | queued, counted),
         "spec": spec,
     }
 

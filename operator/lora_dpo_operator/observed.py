@@ -242,8 +242,16 @@ class Observed:
 
     @property
     def known_attempt(self) -> int:
-        """Restarts that the status knows of."""
-        return self.status.restarts + self.status.preemptions
+        """Restarts of the JobSet that the status knows of."""
+        return max(0, self.status.restarts + self.status.preemptions - sum(self.restarted_before))
+
+    @property
+    def restarted_before(self) -> tuple[int, int]:
+        """Restarts after crashes, and free ones, of JobSets that someone deleted before the present one was made."""
+        found = self.jobset.metadata.annotations if self.jobset else {}
+        said = (found.get(name, "") for name in (names.RESTARTS_ANNOTATION, names.PREEMPTIONS_ANNOTATION))
+        crashed, taken = (int(count) if count.isdecimal() else 0 for count in said)
+        return crashed, taken
 
     @property
     def trained(self) -> bool:

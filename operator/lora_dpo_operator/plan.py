@@ -134,6 +134,8 @@ def blueprint_of(observed: Observed, verdict: Accepted, settings: Settings) -> B
         queue_name=verdict.queue_name,
         queue_labels=verdict.queue_labels,
         prepared_digest=observed.prepared.digest if observed.prepared else "",
+        restarts_before=observed.status.restarts,
+        preemptions_before=observed.status.preemptions,
     )
 
 

@@ -25,6 +25,9 @@ _OVER: dict[str, Any] = {
 }
 """What is forgotten of a failure: the job has all its time and restarts again."""
 
+_UNTRAINED: dict[str, Any] = {"restarts": 0, "preemptions": 0}
+"""What is forgotten of a slice that is made anew."""
+
 _UNPREPARED: dict[str, Any] = {
     "prepared": None,
     "spec_hash": None,
@@ -65,7 +68,7 @@ def renewed(observed: Observed) -> Observed:
     pods = () if observed.trained else observed.pods_of(Phase.TRAIN)
     if not wanted(observed) or in_the_way(observed) or pods:
         return observed
-    fresh = _UNPREPARED if changed(observed) and not observed.trained else {}
+    fresh = {} if observed.trained else _UNTRAINED | (_UNPREPARED if changed(observed) else {})
     status = observed.status.model_copy(update=_OVER | fresh | {"retry": observed.metadata.retry})
     return dataclasses.replace(observed, status=status, terminations=())
 

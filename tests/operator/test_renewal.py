@@ -119,11 +119,12 @@ def test_a_retry_takes_away_what_failed_and_goes_on_where_it_stopped(observed: O
 
 
 def test_a_job_that_is_tried_again_has_all_its_time_and_no_failure() -> None:
-    again = renewal.renewed(observe(asked("2"), status=failed(retry="1"), prepare=PREPARE))
+    again = renewal.renewed(observe(asked("2"), status=failed(retry="1", restarts=3, preemptions=1), prepare=PREPARE))
     made = dataclasses.replace(again, jobset=a_jobset(210))
     status = derive.status(made, at(211))
     assert (status.phase, status.failure, status.completion_time) == (JobPhase.INITIALIZING, None, None)
     assert (status.active_seconds, status.retry, status.prepared) == (None, "2", prepared_status().prepared)
+    assert (again.status.restarts, again.status.preemptions) == (0, 0)
 
 
 def test_the_failed_condition_is_false_again_after_a_retry() -> None:

@@ -9,11 +9,24 @@ import pytest
 
 from lora_dpo_api.protocol import Checkpoint, Phase, TrainerState
 from lora_dpo_api.status import ConditionType, Crash, JobPhase, LoraDpoJobStatus
-from lora_dpo_operator import crashes, derive, plan
+from lora_dpo_operator import crashes, derive, names, plan
 from lora_dpo_operator.nodes import Node
+from lora_dpo_operator.objects import JobSet
 from lora_dpo_operator.observed import Observed
 
-from .builders import a_batch_job, a_jobset, a_pod, at, condition, observe, prepared_status, progress, train_report
+from .builders import (
+    SETTINGS,
+    a_batch_job,
+    a_job,
+    a_jobset,
+    a_pod,
+    at,
+    condition,
+    observe,
+    prepared_status,
+    progress,
+    train_report,
+)
 
 PREPARE = a_batch_job(Phase.PREPARE, 1, condition("Complete", 20))
 
@@ -191,3 +204,36 @@ def test_a_slice_without_a_step_for_a_quarter_of_an_hour_is_not_healthy() -> Non
     assert "No step was done for 15m (step 9, Training)" in said.message
     on = derive.status(running(report=progress(step=10, updated=960), status=status), at(960))
     assert on.condition(ConditionType.HEALTHY).status == "True"  # type: ignore[union-attr]
+
+
+def made_again(**policy: Any) -> tuple[Observed, dict[str, Any]]:
+    """A job whose JobSet was deleted by hand after a crash and two preemptions, and the manifest of the next one."""
+    status = prepared_status(phase=JobPhase.RUNNING, restarts=1, preemptions=2)
+    observed = running(raw=a_job({"runPolicy": policy}), status=status, jobset=None, pods=(), report=None)
+    made = [action for action in plan.actions(observed, SETTINGS) if isinstance(action, plan.Create)]
+    return observed, made[-1].manifest
+
+
+def test_a_jobset_that_is_made_again_goes_on_counting() -> None:
+    observed, manifest = made_again()
+    made = JobSet.model_validate(manifest)
+    new = dataclasses.replace(observed, jobset=made)
+    assert derive.status(observed, at(99)).restarts == 1
+    status = derive.status(new, at(100))
+    assert (status.restarts, status.preemptions) == (1, 2)
+    later = made.model_copy(update={"status": a_jobset(100, restarts=3, counted=1).status})
+    status = derive.status(dataclasses.replace(new, jobset=later, status=status), at(110))
+    assert (status.restarts, status.preemptions) == (2, 4)
+    assert [entry.phase for entry in status.timeline].count(JobPhase.RESTARTING) == 1
+
+
+@pytest.mark.parametrize(("allowed", "left"), [(5, 4), (1, 0), (0, 0)])
+def test_a_jobset_that_is_made_again_has_only_the_restarts_that_are_left(allowed: int, left: int) -> None:
+    _, manifest = made_again(maxRestarts=allowed)
+    assert manifest["spec"]["failurePolicy"]["maxRestarts"] == left
+
+
+def test_a_count_that_somebody_wrote_over_is_none() -> None:
+    _, manifest = made_again()
+    manifest["metadata"]["annotations"][names.RESTARTS_ANNOTATION] = "many"
+    assert derive.status(running(jobset=JobSet.model_validate(manifest)), at(100)).restarts == 0
