@@ -83,6 +83,12 @@ MONITORING = Module(
     ),
 )
 """No program, only the definitions of monitors and rules: for those who want to know whether theirs are valid."""
+CERT_MANAGER = Module(
+    "cert-manager",
+    programs=(),
+    copied=(Copied("github.com/cert-manager/cert-manager", "deploy/crds", "definitions"),),
+)
+"""As above: the definitions of issuers and certificates, as templates of its chart that are YAML all the same."""
 KUEUE = Module("kueue", ("kueue",), copied=(Copied("sigs.k8s.io/kueue", "config", "kueue-config"),))
 """Not part of a cluster either: for those who want queues in theirs."""
 KUBEFLOW_TRAINER = Module(

@@ -14,7 +14,7 @@ import uuid
 import kopf
 from kubernetes.aio.config import ConfigException
 
-from lora_dpo_operator import gateway, handlers, progress, server, settings, ui
+from lora_dpo_operator import gateway, handlers, progress, server, settings, ui, webhook
 from lora_dpo_operator.election import Election
 from lora_dpo_operator.errors import LeadershipLostError, SettingsError
 from lora_dpo_operator.metrics import Instruments
@@ -36,7 +36,7 @@ async def run(chosen: Settings) -> None:
     Raises:
         kubernetes.aio.config.ConfigException: there is no cluster to connect to.
         LeadershipLostError: another replica works now.
-        OSError: the port is taken.
+        OSError: a port is taken, or the webhook's certificate cannot be read.
     """
     stop = asyncio.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
@@ -51,9 +51,10 @@ async def run(chosen: Settings) -> None:
     app = server.application(instruments.registry, _health(loop, election), pages)
     runner = await server.start(app, chosen.port)
     try:
-        if election is None or await election.acquire(stop):
-            instruments.lead(service.snapshot, now)
-            await _serve(chosen, service, loop, stop, election)
+        async with webhook.serving(chosen):
+            if election is None or await election.acquire(stop):
+                instruments.lead(service.snapshot, now)
+                await _serve(chosen, service, loop, stop, election)
     finally:
         if election is not None:
             await election.release()
@@ -108,7 +109,7 @@ def main() -> int:
     """Entry point.
 
     Returns:
-        0 after a signal; 2 for wrong settings; 1 where there is no cluster, the port is taken or another replica
+        0 after a signal; 2 for wrong settings; 1 where there is no cluster, a port is taken or another replica
         works now.
     """
     try:

@@ -43,6 +43,10 @@ class Settings:
     """Port of /metrics, /healthz, /readyz and the page."""
     lease: str = ""
     """NAMESPACE/NAME of the Lease that replicas share, of which only the holder works; empty for a single one."""
+    webhook_certificate: str = ""
+    """Folder with tls.crt and tls.key of the admission webhook; empty for no webhook."""
+    webhook_port: int = 10250
+    """Port of the admission webhook."""
     ui: bool = False
     """Serve a read-only page of all jobs under /ui, to everyone who reaches the port."""
     resync_seconds: float = 300.0
@@ -91,6 +95,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         progress_peers=_peers(values["progress_peers"]),
         port=int(_number("port", values["port"], lowest=0)),
         lease=_lease(values["lease"]),
+        webhook_certificate=values["webhook_certificate"].strip(),
+        webhook_port=int(_number("webhook-port", values["webhook_port"], lowest=0)),
         ui=_flag("ui", values["ui"]),
         resync_seconds=_number("resync-seconds", values["resync_seconds"], lowest=0.1),
         progress_seconds=_number("progress-seconds", values["progress_seconds"], lowest=0.1),

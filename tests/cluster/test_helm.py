@@ -24,6 +24,7 @@ from lora_dpo_api.status import ConditionType, JobPhase
 from lora_dpo_localcluster import clusters, debian, tools
 from lora_dpo_localcluster.provider import Cluster, Shape
 from scripts.dashboards import board
+from tests.certificates import write_pair
 
 from .conftest import ROOT, Bucket, Kubectl, cluster_name, wait_for
 from .loradpojobs import Job, manifest, upload_model
@@ -304,12 +305,17 @@ def as_stored(job: Job) -> tuple[Any, ...]:
 
 @pytest.fixture(scope="module")
 def monitoring(own_kubectl: Kubectl) -> None:
-    """The definitions of prometheus-operator and of Google's Managed Service for Prometheus, and nothing else."""
+    """The definitions of prometheus-operator, Google's Managed Service for Prometheus and cert-manager; no more."""
     folder = tools.ensure(print, (tools.MONITORING,)).folder(tools.MONITORING)
     for found in ("servicemonitors", "podmonitors", "prometheusrules"):
         own_kubectl.text("create", "-f", str(folder / "coreos" / f"monitoring.coreos.com_{found}.yaml"))
     for found in ("podmonitorings", "clusterpodmonitorings"):
         own_kubectl.text("create", "-f", str(folder / "google" / f"monitoring.googleapis.com_{found}.yaml"))
+    folder = tools.ensure(print, (tools.CERT_MANAGER,)).folder(tools.CERT_MANAGER)
+    for found in ("certificates", "issuers"):
+        definition = yaml12.loads((folder / "definitions" / f"crd-{found}.yaml").read_text())
+        del definition["metadata"]["labels"]  # which its chart would fill
+        own_kubectl.text("create", "-f", "-", stdin=json.dumps(definition))
     own_kubectl.text("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
 
 
@@ -385,6 +391,52 @@ def test_the_api_server_takes_every_object_of_the_chart(release: Release, own_ku
             own_kubectl.text("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(found))
         for found in accounts:
             own_kubectl.text("delete", "-f", "-", stdin=json.dumps(found))
+
+
+def given_certificate(kubectl: Kubectl, folder: Path) -> str:
+    """Put a certificate for the webhook into a Secret, as an administrator would who has an authority of their own.
+
+    Returns:
+        Helm's flag that names the authority's certificate.
+    """
+    write_pair(folder, f"{RELEASE}-lora-dpo-operator.{NAMESPACE}.svc")
+    pair = (f"--cert={folder / 'tls.crt'}", f"--key={folder / 'tls.key'}")
+    kubectl.text("-n", NAMESPACE, "create", "secret", "tls", "given", *pair)
+    return f"--set-file=webhook.caBundle={folder / 'tls.crt'}"
+
+
+def stop_the_operator(kubectl: Kubectl) -> None:
+    """Leave no replica of it."""
+    kubectl.text("-n", NAMESPACE, "scale", f"deployment/{RELEASE}-lora-dpo-operator", "--replicas=0")
+    kubectl.text("-n", NAMESPACE, "wait", "--for=delete", "pod", "-l", "app.kubernetes.io/component=operator")
+
+
+def test_the_webhook_tells_whoever_applies_a_job_what_the_schema_cannot_say(
+    release: Release, job: Job, bucket: Bucket, tmp_path: Path
+) -> None:
+    authority = given_certificate(job.kubectl, tmp_path)
+    strict = {"enabled": True, "secretName": "given", "failurePolicy": "Fail"}
+    release.install(authority, webhook=strict)
+
+    def applied(name: str, **changes: Any) -> subprocess.CompletedProcess[str]:
+        suspended = {"runPolicy": {"suspend": True}} | changes
+        return job.kubectl("-n", job.namespace, "apply", "-f", "-", stdin=manifest(name, bucket.url, **suspended))
+
+    nowhere = {"cpu": None, "tpu": {"machineType": "ct5p-hightpu-4t", "topology": "3x3x3"}}
+    refused = applied("checked", **nowhere)
+    assert refused.returncode != 0
+    assert 'admission webhook "validate.loradpojobs.training.loradpo.dev" denied the request' in refused.stderr
+    assert "spec.tpu.topology: 3x3x3" in refused.stderr
+    taken = applied("checked", lora={"r": 8, "zeroInitB": False})
+    assert taken.returncode == 0, taken.stderr
+    assert taken.stderr.count("Warning: spec.lora.zeroInitB: false is forced to true") == 1
+
+    stop_the_operator(job.kubectl)
+    assert "failed calling webhook" in applied("unanswered").stderr
+    release.install(authority, webhook=strict | {"failurePolicy": "Ignore"})
+    stop_the_operator(job.kubectl)
+    unchecked = applied("unchecked", **nowhere)
+    assert unchecked.returncode == 0, unchecked.stderr
 
 
 @pytest.mark.usefixtures("monitoring")

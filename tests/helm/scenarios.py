@@ -18,6 +18,7 @@ EVERYTHING: dict[str, Any] = {
         "networkPolicy": {"enabled": True, "metricsFrom": [{"namespaceSelector": {"matchLabels": {"team": "sre"}}}]},
     },
     "watch": {"namespaces": ["team-a", "team-b"]},
+    "webhook": {"enabled": True, "failurePolicy": "Fail", "port": 8443, "certManager": {"enabled": True}},
     "operator": {
         "resyncSeconds": 60,
         "recheckSeconds": 2.5,
@@ -62,6 +63,7 @@ MONITORED: dict[str, Any] = {
 }
 
 BARE: dict[str, Any] = {
+    "webhook": {"enabled": True, "secretName": "certificate", "caBundle": "-----BEGIN CERTIFICATE-----"},
     "rbac": {"create": False, "aggregate": False},
     "serviceAccount": {"create": False, "name": "mine"},
     "replicaCount": 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import tomllib
 from pathlib import Path
@@ -9,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from lora_dpo_api import protocol, wire, yaml12
+from lora_dpo_api import policy, protocol, wire, yaml12
 from lora_dpo_api.job import LoraDpoJob
 from lora_dpo_api.protocol import Phase
 from lora_dpo_api.resolve import resolve
-from lora_dpo_operator import names, settings
+from lora_dpo_operator import names, settings, webhook
 from lora_dpo_operator.settings import LogFormat, Settings
 
 from .conftest import CHART, Helm, installed, only
@@ -65,6 +66,8 @@ def test_every_setting_arrives_as_it_was_meant(helm: Helm) -> None:
         ),
         port=9000,
         lease="lora-dpo-system/dpo",
+        webhook_certificate="/certificate",
+        webhook_port=8443,
         ui=True,
         resync_seconds=60.0,
         progress_seconds=5.0,
@@ -189,3 +192,57 @@ def test_a_single_replica_needs_no_lease(helm: Helm) -> None:
     assert "LORADPO_LEASE" not in environment(helm, {})
     assert not [manifest for manifest in found if manifest["kind"] in ("Role", "PodDisruptionBudget")]
     assert only(found, "Deployment")["spec"]["strategy"] == {"type": "Recreate"}
+
+
+@pytest.mark.parametrize(
+    "certificate",
+    [{"certManager": {"enabled": True}}, {"secretName": "given", "caBundle": "PEM"}],
+    ids=["cert-manager", "given"],
+)
+def test_the_webhooks_path_from_api_server_to_operator_is_whole(certificate: dict[str, Any], helm: Helm) -> None:
+    values = {"webhook": {"enabled": True} | certificate, "networkPolicy": {"enabled": True}}
+    found = helm.render(values | {"crds": {"enabled": False}})
+    (hook,) = only(found, "ValidatingWebhookConfiguration")["webhooks"]
+    (rule,) = hook["rules"]
+    assert (rule["apiGroups"], rule["apiVersions"], rule["resources"]) == ([wire.GROUP], [wire.VERSION], [wire.PLURAL])
+    client, service = hook["clientConfig"]["service"], only(found, "Service")
+    assert (client["name"], client["namespace"]) == (service["metadata"]["name"], service["metadata"]["namespace"])
+    assert client["path"] == webhook.PATH
+    (port,) = (port for port in service["spec"]["ports"] if port["port"] == client["port"])
+    pod = only(found, "Deployment")["spec"]["template"]["spec"]
+    ports = {one["name"]: one["containerPort"] for one in pod["containers"][0]["ports"]}
+    chosen = settings.parse([], environment(helm, values))
+    assert ports[port["targetPort"]] == chosen.webhook_port == 10250
+    assert {"ports": [{"port": "webhook"}]} in only(found, "NetworkPolicy")["spec"]["ingress"]
+    mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    volume = mounts[chosen.webhook_certificate]
+    (secret,) = (one["secret"]["secretName"] for one in pod["volumes"] if one["name"] == volume)
+    if "secretName" in certificate:
+        assert secret == "given"
+        assert base64.b64decode(hook["clientConfig"]["caBundle"]) == b"PEM"
+        assert not [one for one in found if one["apiVersion"].startswith("cert-manager.io/")]
+    else:
+        made = only(found, "Certificate")
+        assert made["spec"]["secretName"] == secret
+        assert made["spec"]["dnsNames"] == [f"{client['name']}.{client['namespace']}.svc"]
+        assert made["spec"]["issuerRef"]["name"] == only(found, "Issuer")["metadata"]["name"]
+        injected = only(found, "ValidatingWebhookConfiguration")["metadata"]["annotations"]
+        where = f"{made['metadata']['namespace']}/{made['metadata']['name']}"
+        assert injected == {"cert-manager.io/inject-ca-from": where}
+
+
+def test_a_webhook_advises_in_place_of_the_policy(helm: Helm) -> None:
+    def policies(values: dict[str, Any]) -> set[str]:
+        found = helm.render(values, show="templates/admission-policies.yaml")
+        return {one["metadata"]["name"] for one in found}
+
+    given = {"webhook": {"enabled": True, "certManager": {"enabled": True}}}
+    assert policies({}) - policies(given) == {policy.GUIDANCE}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [({}, "set webhook.certManager.enabled, or"), ({"secretName": "given"}, "--set-file webhook.caBundle=ca.crt")],
+)
+def test_a_webhook_without_a_certificate_is_refused(values: dict[str, Any], words: str, helm: Helm) -> None:
+    assert words in helm.refusal({"webhook": {"enabled": True} | values})

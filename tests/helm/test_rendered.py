@@ -21,6 +21,7 @@ CLUSTER_SCOPED = {
     "Namespace",
     "ValidatingAdmissionPolicy",
     "ValidatingAdmissionPolicyBinding",
+    "ValidatingWebhookConfiguration",
 }
 
 
@@ -76,7 +77,7 @@ def test_the_admission_policies_are_the_generated_ones(helm: Helm) -> None:
 
 
 def test_a_namespaced_installation_needs_nothing_of_the_whole_cluster(helm: Helm) -> None:
-    values = EVERYTHING | WITHOUT_DEFINITION | {"rbac": {"aggregate": False}}
+    values = EVERYTHING | WITHOUT_DEFINITION | {"rbac": {"aggregate": False}, "webhook": {"enabled": False}}
     assert not {manifest["kind"] for manifest in helm.render(values)} & CLUSTER_SCOPED
 
 

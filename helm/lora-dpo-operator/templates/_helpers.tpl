@@ -56,6 +56,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 {{- prepend .Values.trainer.networkPolicy.metricsFrom (dict "namespaceSelector" $namespace "podSelector" $operator) | toJson -}}
 {{- end -}}
 
+{{/* The Secret with the webhook's certificate. */}}
+{{- define "lora-dpo-operator.webhookSecret" -}}
+{{- if .Values.webhook.certManager.enabled -}}
+{{- include "lora-dpo-operator.fullname" . }}-webhook
+{{- else -}}
+{{- required "webhook.enabled needs a certificate: set webhook.certManager.enabled, or webhook.secretName and webhook.caBundle" .Values.webhook.secretName -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The operator's rights, as rules of a role. */}}
 {{- define "lora-dpo-operator.rules" -}}
 {{ .Files.Get "files/role-rules.yaml" -}}
