@@ -51,6 +51,7 @@ EVERYTHING: dict[str, Any] = {
         "googleManaged": {"enabled": True},
         "rules": {"enabled": True, "labels": {"release": "prometheus"}},
     },
+    "test": {"path": "gs://bucket/trial", "serviceAccountName": "trainer"},
 }
 
 MONITORED: dict[str, Any] = {
@@ -59,7 +60,8 @@ MONITORED: dict[str, Any] = {
         "podMonitor": {"enabled": True},
         "googleManaged": {"enabled": True},
         "rules": {"enabled": True},
-    }
+    },
+    "test": {"storageClassName": "fast"},
 }
 
 BARE: dict[str, Any] = {
