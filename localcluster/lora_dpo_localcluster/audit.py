@@ -29,14 +29,14 @@ class Call:
         verb: as RBAC names it.
         group: API group; empty for the core.
         resource: with its subresource: `loradpojobs/status`.
-        code: HTTP status of the answer.
+        allowed: its rights sufficed; what became of it then is another matter: a quota, too, answers with 403.
     """
 
     account: str
     verb: str
     group: str
     resource: str
-    code: int
+    allowed: bool
 
 
 def write_policy(folder: Path) -> None:
@@ -58,5 +58,5 @@ def _call(event: dict[str, dict[str, str]]) -> Call:
     target = event["objectRef"]
     resource = "/".join(filter(None, (target["resource"], target.get("subresource"))))
     account = event["user"]["username"].removeprefix("system:serviceaccount:").replace(":", "/")
-    code = int(event.get("responseStatus", {}).get("code", 0))
-    return Call(account, str(event["verb"]), target.get("apiGroup", ""), resource, code)
+    allowed = event["annotations"]["authorization.k8s.io/decision"] == "allow"
+    return Call(account, str(event["verb"]), target.get("apiGroup", ""), resource, allowed)

@@ -10,26 +10,29 @@ from lora_dpo_localcluster import audit
 from lora_dpo_localcluster.audit import Call
 
 
-def event(verb: str, code: int, **target: str) -> dict[str, Any]:
+def event(verb: str, code: int, decision: str, **target: str) -> dict[str, Any]:
     """As the API server writes it, as far as it matters."""
     user = {"username": "system:serviceaccount:lora-dpo-system:lora-dpo-operator"}
-    return {"verb": verb, "user": user, "objectRef": target, "responseStatus": {"metadata": {}, "code": code}}
+    answer, why = {"metadata": {}, "code": code}, {"authorization.k8s.io/decision": decision}
+    return {"verb": verb, "user": user, "objectRef": target, "responseStatus": answer, "annotations": why}
 
 
 def test_each_kind_of_call_is_told_once_as_rbac_names_it(tmp_path: Path) -> None:
     audit.write_policy(tmp_path / "audit")
     status = {"apiGroup": "training.loradpo.dev", "resource": "loradpojobs", "subresource": "status", "name": "tiny"}
     lines = [
-        event("patch", 200, **status),
-        event("patch", 200, **status | {"name": "other"}),
-        event("list", 403, resource="nodes"),
+        event("patch", 200, "allow", **status),
+        event("patch", 200, "allow", **status | {"name": "other"}),
+        # Nothing is made any more in a namespace that is going.
+        event("patch", 403, "allow", **status),
+        event("list", 403, "forbid", resource="nodes"),
         {"verb": "get", "user": {"username": "x"}, "requestURI": "/readyz"},
     ]
     (tmp_path / "audit" / audit.LOG_NAME).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     account = "lora-dpo-system/lora-dpo-operator"
     assert audit.read(tmp_path / "audit") == {
-        Call(account, "patch", "training.loradpo.dev", "loradpojobs/status", 200),
-        Call(account, "list", "", "nodes", 403),
+        Call(account, "patch", "training.loradpo.dev", "loradpojobs/status", allowed=True),
+        Call(account, "list", "", "nodes", allowed=False),
     }
 
 
