@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from lora_dpo_api import yaml12
 from lora_dpo_api.status import ConditionType, JobPhase
+from lora_dpo_api.wire import RETRY_ANNOTATION
 
 from .conftest import Bucket, Kubectl, wait_for
 from .loradpojobs import Job, Operator, manifest, upload_model
@@ -96,6 +98,21 @@ def test_an_operator_that_was_away_loses_nothing_and_makes_nothing_twice(
     ]
     reasons = [event["reason"] for event in job.events()]
     assert len(reasons) == len(set(reasons)), reasons
+
+
+def test_a_failed_job_is_tried_again_once_its_data_is_there_and_later_removes_itself(job: Job, bucket: Bucket) -> None:
+    late = {"prefs": {"source": {"type": "url", "trainUrls": [f"{bucket.url}/data/late.jsonl"]}}}
+    job.apply(manifest("tiny", bucket.url, data={"components": late}))
+    job.reaches(JobPhase.FAILED)
+    bucket.write("data/late.jsonl", bucket.read("data/train.jsonl"))
+    job.kubectl.text("-n", job.namespace, "annotate", "ldj", "tiny", f"{RETRY_ANNOTATION}=1")
+    wait_for(lambda: job.status.phase is not JobPhase.FAILED, "another try")
+    job.reaches(JobPhase.SUCCEEDED)
+
+    soon = {"spec": {"runPolicy": {"ttlAfterFinished": "1s"}}}
+    job.kubectl.text("-n", job.namespace, "patch", "ldj", "tiny", "--type=merge", "-p", json.dumps(soon))
+    job.kubectl.text("-n", job.namespace, "wait", "ldj/tiny", "--for=delete", "--timeout=60s")
+    wait_for(lambda: not job.objects(), "what belonged to the job to be gone")
 
 
 @pytest.fixture
