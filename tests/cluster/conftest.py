@@ -44,10 +44,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder needs the cluster."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.cluster)
+    """Everything in this folder needs the cluster; the test of the rights looks back at all others."""
+    folder = Path(__file__).parent
+    here = [item for item in items if folder in item.path.parents]
+    for item in here:
+        item.add_marker(pytest.mark.cluster)
+    last = [item for item in here if item.path.name == "test_rights.py"]
+    everything = {item.path for item in here} == set(folder.glob("test_*.py"))
+    items[:] = [item for item in items if item not in last] + (last if everything else [])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
