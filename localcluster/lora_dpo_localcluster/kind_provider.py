@@ -47,6 +47,7 @@ _AUDITED = {
         "extraVolumes": [{"name": "audit", "hostPath": _AUDIT_FOLDER, "mountPath": _AUDIT_FOLDER}],
     },
 }
+_JOBSET = ("-n", "jobset-system", "scale", "deployment/jobset-controller-manager")
 
 
 def engine_answers() -> bool:
@@ -183,6 +184,22 @@ class KindCluster:
     def calls(self) -> frozenset[audit.Call]:
         """What service accounts have asked of the API server since the cluster came up."""
         return audit.read(self.paths.audit)
+
+    def pause_kubelet(self, node: str) -> None:
+        """Stop a kubelet's process."""
+        _must(["docker", "exec", node, "systemctl", "kill", "--signal=SIGSTOP", "kubelet"])
+
+    def resume_kubelet(self, node: str) -> None:
+        """Let it go on."""
+        _must(["docker", "exec", node, "systemctl", "kill", "--signal=SIGCONT", "kubelet"])
+
+    def pause_jobset(self) -> None:
+        """Take the JobSet controller's pod away."""
+        self._kubectl([*_JOBSET, "--replicas=0"])
+
+    def resume_jobset(self) -> None:
+        """Let it run again."""
+        self._kubectl([*_JOBSET, "--replicas=1"])
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """A command with the network of the control plane's container, so that it reaches pods."""

@@ -92,6 +92,22 @@ class Cluster(Protocol):
         """What service accounts have asked of the API server since the cluster came up."""
         ...
 
+    def pause_kubelet(self, node: str) -> None:
+        """Let a node's kubelet do nothing: the node is as good as gone, and its containers run on."""
+        ...
+
+    def resume_kubelet(self, node: str) -> None:
+        """Let it go on."""
+        ...
+
+    def pause_jobset(self) -> None:
+        """Let the JobSet controller do nothing, and its webhooks not answer."""
+        ...
+
+    def resume_jobset(self) -> None:
+        """Let it go on."""
+        ...
+
     def command(self, argv: Sequence[str]) -> list[str]:
         """The command that runs `argv` on this machine where it reaches pods by their addresses."""
         ...

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -167,6 +168,22 @@ class SourceCluster:
     def calls(self) -> frozenset[audit.Call]:
         """What service accounts have asked of the API server since the cluster came up."""
         return audit.read(self.paths.audit)
+
+    def pause_kubelet(self, node: str) -> None:
+        """Stop a kubelet's process."""
+        self.processes.kill(f"kubelet-{node}", signal.SIGSTOP)
+
+    def resume_kubelet(self, node: str) -> None:
+        """Let it go on."""
+        self.processes.kill(f"kubelet-{node}", signal.SIGCONT)
+
+    def pause_jobset(self) -> None:
+        """Stop the JobSet controller's process."""
+        self.processes.kill("jobset", signal.SIGSTOP)
+
+    def resume_jobset(self) -> None:
+        """Let it go on."""
+        self.processes.kill("jobset", signal.SIGCONT)
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """A command with the cluster's network and this machine's files."""

@@ -54,6 +54,30 @@ METRICS = [
     "trainable_parameter_count",
     "fraction_trainable",
 ]
+FAULTS = [
+    "no node fits",
+    "quota exceeded",
+    "half a gang",
+    "one host of four preempted",
+    "node lost",
+    "kubelet stopped",
+    "out of memory",
+    "three crashes at one step",
+    "NaN",
+    "a hang",
+    "a bucket that takes no checkpoint",
+    "a bucket that answers 503 for two minutes",
+    "SIGKILL",
+    "an eviction by Kueue",
+    "suspended and resumed",
+    "the operator is away for the whole run",
+    "JobSet's webhook does not answer",
+    "the JobSet controller is down",
+    "the trainer cannot be reached",
+    "the trainer lies",
+    "its pod is deleted by hand",
+    "its Job or JobSet or ConfigMap is deleted by hand",
+]
 
 
 @cache
@@ -94,6 +118,7 @@ def rows(heading: str) -> dict[str, str]:
         ("Keys", KEYS),
         ("Metrics", METRICS),
         ("Shortcomings", [str(number) for number in range(1, 31)]),
+        ("Faults", FAULTS),
     ],
 )
 def test_every_line_is_there_with_a_test_that_shows_it(heading: str, wanted: list[str]) -> None:

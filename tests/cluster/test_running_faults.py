@@ -15,7 +15,7 @@ import signal
 import struct
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from lora_dpo_localcluster.image import Image
 
 from . import outside
 from .conftest import Bucket, Kubectl, wait_for
-from .loradpojobs import Job, Operator, manifest, upload_model
+from .loradpojobs import POOL_LABEL, Job, Operator, manifest, upload_model
 from .outside import Outside
 from .slice_time import SliceTime, measured
 
@@ -63,7 +63,8 @@ class World:
     """Where the jobs live.
 
     Attributes:
-        away: a bucket that will not answer for a while.
+        away: a bucket that will not answer for a while, and later take nothing any more.
+        hosts: the nodes that pose as hosts of a slice, and that some jobs lose; the others are on `outside.node`.
     """
 
     kubectl: Kubectl
@@ -71,6 +72,7 @@ class World:
     bucket: Bucket
     outside: Outside
     away: str
+    hosts: tuple[str, str]
 
     def job(self, name: str) -> Job:
         """One of the jobs."""
@@ -107,11 +109,24 @@ def does(kind: str, steps: int = ENDLESS, attempts: str = "", **more: Any) -> di
     return endless(steps, {"SABOTAGE": kind, "SABOTAGE_ATTEMPTS": attempts}, **more)
 
 
+def on_host(node: str) -> dict[str, Any]:
+    """On one node only, and soon gone from it when it does not answer.
+
+    Not at once: of a node that is back, the taint that keeps pods from it may go before the one that ends them.
+    """
+    gone = [
+        {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 20}
+        for key in ("unreachable", "not-ready")
+    ]
+    return endless(podTemplate={"nodeSelector": {"kubernetes.io/hostname": node}, "tolerations": gone})
+
+
 def specs(world: World) -> dict[str, dict[str, Any]]:
     """Every job's spec."""
     v5p, often = "ct5p-hightpu-4t", {"every": "2s"}
     poisoned_rows = {"source": {"type": "url", "trainUrls": [f"{world.bucket.url}/data/poisoned.jsonl"]}}
     return {
+        "liar": does("lie", output={"path": f"{world.bucket.url}/runs/liar", "checkpoint": often}),
         "crash-loop": does("segfault"),
         "memory": does("memory", cpu={"resources": {"limits": {"memory": "1500Mi"}}}, runPolicy={"maxRestarts": 0}),
         "not-a-number": endless(
@@ -133,6 +148,8 @@ def specs(world: World) -> dict[str, dict[str, Any]]:
         "away": endless(
             podTemplate={"env": world.outside.bucket_env}, output={"path": f"{world.away}/run", "checkpoint": often}
         ),
+        "kubelet": on_host(world.hosts[0]),
+        "lost-node": on_host(world.hosts[1]),
     }
 
 
@@ -150,7 +167,8 @@ def world(operator: Operator, kubectl: Kubectl, trainer_image: Image) -> Iterato
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "sabotage"}, "data": script}
     kubectl.text("-n", namespace, "create", "-f", "-", stdin=config)
     servers = outside.start(kubectl, namespace, trainer_image)
-    yield World(kubectl, namespace, bucket, servers, away)
+    first, second = (node["metadata"]["name"] for node in kubectl.json("get", "nodes", "-l", POOL_LABEL)["items"])
+    yield World(kubectl, namespace, bucket, servers, away, (first, second))
     kubectl.text("delete", "namespace", namespace, "--wait=false")
 
 
@@ -184,21 +202,23 @@ def compiled(bucket: Bucket) -> bool:
     return bool(found) and bucket.objects("cache/compile/") == found
 
 
-def trains(job: Job, attempt: int = 0, beyond: int = 2) -> LoraDpoJobStatus:
-    """Wait until an attempt trains, and has got further than a step."""
+def trains(job: Job, attempt: int | None = 0, beyond: int = 2) -> LoraDpoJobStatus:
+    """Wait until an attempt (any, for None) trains, and has got further than a step."""
 
     def status() -> LoraDpoJobStatus | None:
         found = job.status
         assert found.phase is not JobPhase.FAILED, found.message
-        there = found.phase is JobPhase.RUNNING and found.reported_attempt == attempt and (found.step or 0) > beyond
+        there = (
+            found.phase is JobPhase.RUNNING and attempt in (None, found.reported_attempt) and (found.step or 0) > beyond
+        )
         return found if there else None
 
-    found = wait_for(status, f"{job.name} to train", timeout=300)
+    found = wait_for(status, f"{job.name} to train", timeout=600)
     assert found is not None
     return found
 
 
-def fails(job: Job, timeout: float = 300) -> Failure:
+def fails(job: Job, timeout: float = 600) -> Failure:
     """Wait until a job has failed, and why."""
     failure = job.reaches(JobPhase.FAILED, timeout=timeout).failure
     assert failure is not None
@@ -246,9 +266,105 @@ def saved(job: Job, after: datetime.datetime | None = None) -> LoraDpoJobStatus:
         last = found.last_checkpoint
         return found if last is not None and (after is None or last.time > after) else None
 
-    found = wait_for(status, f"a checkpoint of {job.name}", timeout=300)
+    found = wait_for(status, f"a checkpoint of {job.name}", timeout=600)
     assert found is not None
     return found
+
+
+def suspend(job: Job, wanted: bool) -> None:
+    patch = json.dumps({"spec": {"runPolicy": {"suspend": wanted}}})
+    job.kubectl.text("-n", job.namespace, "patch", "ldj", job.name, "--type=merge", "-p", patch)
+
+
+def says(job: Job, words: str) -> str:
+    message = str(job.status.message)
+    return message if words in message else ""
+
+
+def queued(job: Job) -> str:
+    found = job.status
+    return str(found.message) if found.phase is JobPhase.QUEUED else ""
+
+
+@dataclasses.dataclass(slots=True)
+class Hosts:
+    """Two hosts that come and go.
+
+    Attributes:
+        nodes: as they were.
+    """
+
+    kubectl: Kubectl
+    nodes: list[dict[str, Any]]
+    gone: bool = False
+
+    def go(self, pod: dict[str, Any]) -> None:
+        """Stop both kubelets, and end the machine of the second, where this pod runs."""
+        self.gone = True
+        for node in self.nodes:
+            self.kubectl.cluster.pause_kubelet(node["metadata"]["name"])
+        kill(pod)
+        self.kubectl.text("delete", "node", self.nodes[1]["metadata"]["name"])
+
+    def come_back(self) -> None:
+        """Make the second node anew, as it was, and let the kubelets go on."""
+        if not self.gone:
+            return
+        metadata = {key: self.nodes[1]["metadata"][key] for key in ("name", "labels")}
+        made = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
+        self.kubectl.text("create", "-f", "-", stdin=made)
+        patch = json.dumps({"status": {"capacity": self.nodes[1]["status"]["capacity"]}})
+        self.kubectl.text("patch", "node", metadata["name"], "--subresource=status", "--type=merge", "-p", patch)
+        for node in self.nodes:
+            self.kubectl.cluster.resume_kubelet(node["metadata"]["name"])
+        self.gone = False
+
+
+@contextlib.contextmanager
+def no_controller(kubectl: Kubectl) -> Iterator[Callable[[], None]]:
+    """The JobSet controller does nothing; what it gives lets the API server do without its webhooks."""
+    kinds = ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
+    found = [entry for kind in kinds for entry in kubectl.json("get", kind)["items"] if "jobset" in str(entry)]
+
+    def change(**changes: Any) -> None:
+        for entry in found:
+            replace(kubectl, entry, **changes)
+
+    change(timeoutSeconds=2)
+    kubectl.cluster.pause_jobset()
+    try:
+        yield lambda: change(timeoutSeconds=1, failurePolicy="Ignore")
+    finally:
+        kubectl.cluster.resume_jobset()
+        change()
+
+
+def replace(kubectl: Kubectl, configuration: dict[str, Any], **changes: Any) -> None:
+    """Write a webhook configuration with changes to each of its webhooks."""
+    webhooks = [hook | changes for hook in configuration["webhooks"]]
+    patch = json.dumps({"webhooks": webhooks})
+    name = configuration["metadata"]["name"]
+    kubectl.text("patch", configuration["kind"].lower(), name, "--type=merge", "-p", patch)
+
+
+def unreachable(job: Job, words: str) -> str:
+    found = job.condition(ConditionType.PROGRESS_REACHABLE)
+    return found.message if found is not None and words in found.message else ""
+
+
+def test_what_a_lying_trainer_says_is_not_believed(world: World, faults: SliceTime, operator: Operator) -> None:
+    job = world.job("liar")
+    pods = [pod["metadata"]["uid"] for pod in operator.pods()]
+    lies = ("longer than 65536 bytes", "its report is not valid", "of the run 'somebody/else'", "HTTP 302")
+    wait_for(lambda: any(unreachable(job, lie) for lie in lies), "a lie to be told", timeout=600)
+    status = job.status
+    assert status.phase is JobPhase.RUNNING
+    assert 3 <= (status.step or 0) < 1_000
+    assert status.metrics is not None
+    assert status.metrics.loss is not None
+    # A hundred megabytes do it no harm.
+    assert [pod["metadata"]["uid"] for pod in operator.pods()] == pods
+    assert all(state["restartCount"] == 0 for pod in operator.pods() for state in pod["status"]["containerStatuses"])
 
 
 def test_a_crash_at_the_same_step_again_and_again_ends_the_job_with_that_said(world: World, faults: SliceTime) -> None:
@@ -275,6 +391,18 @@ def test_a_host_without_memory_is_told_which_limit_to_raise(world: World, faults
     gives_back(job, faults)
 
 
+@pytest.fixture(scope="module")
+def hosts(world: World, faults: SliceTime) -> Iterator[Hosts]:
+    """Hosts that are gone from now on: the kubelet of one does nothing, the other's machine is no more."""
+    for name in ("kubelet", "lost-node"):
+        trains(world.job(name))
+    found = Hosts(world.kubectl, [world.kubectl.json("get", "node", host) for host in world.hosts])
+    found.go(leader(world.job("lost-node")))
+    yield found
+    found.come_back()
+
+
+@pytest.mark.usefixtures("hosts")
 def test_what_is_not_a_number_fails_at_once(world: World, faults: SliceTime) -> None:
     job = world.job("not-a-number")
     failure = fails(job)
@@ -344,7 +472,7 @@ def test_a_host_that_is_evicted_costs_the_gang_no_restart(world: World, faults: 
 
 def test_a_hanging_slice_is_not_healthy_and_goes_on_once_its_pod_is_deleted(world: World, faults: SliceTime) -> None:
     job = world.job("patient")
-    told = job.says(ConditionType.HEALTHY, "False", "Stalled", timeout=300).message
+    told = job.says(ConditionType.HEALTHY, "False", "Stalled", timeout=600).message
     assert "(step 3, Training)" in told
     pod = leader(job)["metadata"]["name"]
     assert f"kubectl logs {pod}; deleting the pod starts the slice again" in told
@@ -371,9 +499,122 @@ def test_the_first_failure_outlives_the_pod_that_failed(world: World, faults: Sl
     assert leader(job)["metadata"]["name"] != failure.pod
     assert status.steps_lost > 0
     assert events(job).count("Restarting") == 2
+
+
+def test_suspending_gives_the_slice_back_and_resuming_goes_on_where_it_was(world: World, faults: SliceTime) -> None:
+    job = world.job("patient")
+    before = trains(job, attempt=2)
+    suspend(job, True)
+    job.reaches(JobPhase.SUSPENDED)
+    gives_back(job, faults)
+    suspend(job, False)
+    # A resume right behind the suspension finds a pod that a SIGTERM ended, and costs one more free restart.
+    status = trains(job, attempt=None, beyond=before.step or 0)
+    assert (status.restarts, status.steps_lost) == (1, before.steps_lost)
+    suspended = status.condition(ConditionType.SUSPENDED)
+    assert suspended is not None
+    assert suspended.status == "False"
+
+
+def test_what_is_deleted_by_hand_is_made_again_and_training_goes_on(world: World, faults: SliceTime) -> None:
+    job = world.job("patient")
+    status = trains(job, attempt=None)
+    restarts = status.restarts, status.preemptions
+    # A pod that starts needs the ConfigMap, and waits until it is there again.
+    delete(job, "configmap", str(status.config_map))
+    delete(job, "job", "patient-slice-0")
+    job.reaches(JobPhase.INITIALIZING)
+    status = trains(job, attempt=None, beyond=status.step or 0)
+    assert (status.restarts, status.preemptions) == restarts
+
+    delete(job, "jobset", "patient")
+    job.reaches(JobPhase.RESTARTING)
+    status = trains(job, beyond=status.step or 0)
+    assert (status.restarts, status.preemptions) == restarts
+    assert [entry.phase for entry in status.timeline].count(JobPhase.PREPARING) == 1
+    job.delete()
+
+
+def test_a_kubelet_that_stopped_and_a_node_that_is_lost_cost_no_restart(world: World, hosts: Hosts) -> None:
+    stopped, lost = world.job("kubelet"), world.job("lost-node")
+    wait_for(
+        lambda: says(stopped, "taken away (DeletionByTaintManager)"), "the stopped kubelet to be told", timeout=150
+    )
+    assert f"{world.hosts[0]} is being taken away" in str(stopped.status.message)
+    waits = wait_for(lambda: queued(lost), "the lost node to be told", timeout=200)
+    assert "1 of 1 hosts have no node" in waits
+    hosts.come_back()
+    for job, reason in ((stopped, "DeletionByTaintManager"), (lost, "DeletionByPodGC")):
+        status = trains(job, attempt=1, beyond=0)
+        assert (status.restarts, status.preemptions, status.failure) == (0, 1, None)
+        assert status.disruption is not None
+        assert status.disruption.reason == reason
+        assert status.disruption.node == leader(job)["spec"]["nodeName"]
+        job.delete()
+
+
+def test_a_slice_whose_progress_cannot_be_read_trains_on(world: World, faults: SliceTime) -> None:
+    job = world.job("liar")
+    told = wait_for(lambda: unreachable(job, "no connection to"), "the closed port to be told")
+    assert "does not answer on port 9100" in told
+    assert "check that a NetworkPolicy lets the operator in" in told
+    before = world.bucket.objects("runs/liar/checkpoints/")
+    wait_for(lambda: world.bucket.objects("runs/liar/checkpoints/") != before, "another checkpoint")
+    assert (job.status.phase, job.status.restarts, job.status.failure) == (JobPhase.RUNNING, 0, None)
     job.delete()
 
 
 def test_the_bucket_came_back_and_nothing_was_lost(world: World, back: datetime.datetime) -> None:
     status = saved(world.job("away"), after=back)
     assert (status.restarts, status.preemptions, status.steps_lost, status.failure) == (0, 0, 0, None)
+
+
+def test_a_bucket_that_takes_nothing_any_more_fails_at_once_and_a_retry_goes_on(
+    world: World, faults: SliceTime
+) -> None:
+    job = world.job("away")
+    world.outside.rule(world.away, "read-only")
+    failure = fails(job)
+    assert (failure.class_, failure.reason, failure.exit_code) == ("Credentials", "MissingCredentials", 77)
+    assert f"Cannot write {world.away}/run/" in failure.message
+    assert "permission to read and write" in str(failure.hint)
+    last = job.status.last_checkpoint
+    assert last is not None
+    assert job.status.restarts == 0
+    gives_back(job, faults)
+    world.outside.rule(world.away, "open")
+    job.kubectl.text("-n", job.namespace, "annotate", "ldj", job.name, "training.loradpo.dev/retry=1")
+    wait_for(lambda: job.status.phase is not JobPhase.FAILED, "the retry to begin")
+    assert trains(job, beyond=last.step).failure is None
+    job.delete()
+
+
+def test_quota_is_told_and_the_slice_follows_once_there_is_some(world: World, faults: SliceTime) -> None:
+    job, quota = world.job("no-quota"), {"hard": {"count/jobsets.jobset.x-k8s.io": "0"}}
+    job.kubectl.text(
+        *("-n", job.namespace, "create", "-f", "-"),
+        stdin={"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "no-slices"}, "spec": quota},
+    )
+    world.apply(job.name, endless())
+    told = wait_for(lambda: says(job, "exceeded quota: no-slices"), "the quota to be told")
+    assert "Hint: kubectl describe quota no-slices; it goes on by itself once there is room" in told
+    assert job.objects("jobsets") == []
+    assert faults.seconds(job.name) == 0
+    job.kubectl.text("-n", job.namespace, "delete", "resourcequota", "no-slices")
+    assert trains(job).failure is None
+    job.delete()
+
+
+def test_a_jobset_controller_that_is_down_is_told_and_holds_nothing(world: World, faults: SliceTime) -> None:
+    job = world.job("no-controller")
+    with no_controller(world.kubectl) as webhooks_off:
+        world.apply(job.name, endless())
+        told = wait_for(lambda: says(job, "failed calling webhook"), "the webhook to be told", timeout=120)
+        assert "does not answer; see whether its pods run. It goes on by itself once it does" in told
+        assert job.objects("jobsets") == []
+        webhooks_off()
+        told = wait_for(lambda: says(job, "its Jobs have not been made"), "the controller to be told", timeout=120)
+        assert "kubectl get pods -n jobset-system" in told
+        assert faults.seconds(job.name) == 0
+    assert trains(job).failure is None
+    job.delete()

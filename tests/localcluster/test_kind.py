@@ -66,6 +66,14 @@ def test_commands_run_in_the_network_of_the_control_plane(calls: Path) -> None:
     assert command == ["nsenter", "--net=/proc/4711/ns/net", "--", "true"]
 
 
+def test_a_kubelet_is_paused_and_resumed_on_its_node(calls: Path) -> None:
+    cluster = KindCluster(state.cluster_paths("one"))
+    cluster.pause_kubelet("ldj-one-worker")
+    cluster.resume_kubelet("ldj-one-worker")
+    kill = "docker exec ldj-one-worker systemctl kill --signal="
+    assert calls.read_text() == f"{kill}SIGSTOP kubelet\n{kill}SIGCONT kubelet\n"
+
+
 def test_down_deletes_the_cluster_and_its_folder(calls: Path) -> None:
     paths = state.cluster_paths("one")
     paths.logs.mkdir(parents=True)
