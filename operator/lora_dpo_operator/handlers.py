@@ -1,7 +1,9 @@
 """What kopf watches, and nothing else: every handler hands over to the service.
 
 No timers, daemons or finalizers: a deleted job's objects go by their owner references, also while the operator is
-down. Nothing is written to the objects of others, and handlers return nothing, since kopf would write it to the status.
+down. Only `on.event`: the other handlers keep their state in annotations of the job, which costs a write for each and a
+copy of the whole spec; the service knows by itself what it has seen. Handlers return nothing, since kopf would write it
+to the status.
 """
 
 from __future__ import annotations
@@ -29,9 +31,6 @@ def configure(settings: kopf.OperatorSettings) -> None:
     """Settings of kopf for this operator."""
     # No watching of CRDs and namespaces: fewer rights.
     settings.scanning.disabled = True
-    settings.persistence.finalizer = f"{GROUP}/finalizer"
-    settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=GROUP, v1=False)
-    settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=GROUP, key="last-handled", v1=False)
     settings.watching.server_timeout, settings.watching.client_timeout = 300, 330
     settings.watching.connect_timeout = 10
     settings.watching.chunk_size = 500
@@ -44,30 +43,20 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.posting.enabled = False
 
 
-@kopf.on.create(GROUP, VERSION, PLURAL, id="create")
-@kopf.on.resume(GROUP, VERSION, PLURAL, id="resume")
-@kopf.on.update(GROUP, VERSION, PLURAL, id="update", field="spec")
-async def job_changed(body: kopf.Body, memo: Any, namespace: str | None, name: str, **_: Any) -> None:
-    """A LoraDpoJob is new, has changed, or was there when the operator started."""
-    service = _service(memo)
-    if service.note(dict(body)):
-        await service.reconcile((namespace or "", name))
-
-
-@kopf.on.event(GROUP, VERSION, PLURAL, id="seen")
-async def job_seen(
+@kopf.on.event(GROUP, VERSION, PLURAL, id="job")
+async def job_changed(
     event: kopf.RawEvent, body: kopf.Body, memo: Any, namespace: str | None, name: str, **_: Any
 ) -> None:
-    """A LoraDpoJob was deleted: its gauges go at once. Or a failed one is asked to try again, by an annotation."""
+    """A LoraDpoJob is new, has changed, is gone, or was there when the operator started."""
     service, key = _service(memo), (namespace or "", name)
     if event["type"] == "DELETED":
         service.forget(key=key)
-    elif service.retry_asked(dict(body)):
+    elif service.is_news(dict(body)):
         await service.reconcile(key)
 
 
 @kopf.on.event("jobset.x-k8s.io", "v1alpha2", "jobsets", id="jobset", labels=_OURS)
-@kopf.on.event("batch", "v1", "jobs", id="job", labels=_OURS)
+@kopf.on.event("batch", "v1", "jobs", id="batch-job", labels=_OURS)
 async def child_changed(
     event: kopf.RawEvent, body: kopf.Body, labels: kopf.Labels, memo: Any, namespace: str | None, **_: Any
 ) -> None:

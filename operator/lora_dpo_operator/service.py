@@ -45,6 +45,7 @@ class Entry:
         queued: a reconcile waits for the lock.
         heard: why it does: what was heard of since the last one began; None for any other reason.
         status: as last read or written; None while the job itself has not been seen, only a child that names it.
+        asked: uid, generation and labels of the job as a watch last told of it.
         failures: reconciles that failed since the last good one.
         due: when to look again without being told, by the monotonic clock.
         poll_due: when to read the progress again.
@@ -57,6 +58,7 @@ class Entry:
     memory: Memory = dataclasses.field(default_factory=Memory)
     observed: Observed | None = None
     status: LoraDpoJobStatus | None = None
+    asked: tuple[object, ...] = ()
     failures: int = 0
     due: float | None = None
     poll_due: float = 0.0
@@ -106,6 +108,19 @@ class Service:
         if expiry is not None and entry.due is None:
             entry.due = self._monotonic() + max(0.0, (expiry - self._clock()).total_seconds())
         return not finished or self.retry_asked(raw) or status.observed_generation != metadata.generation
+
+    def is_news(self, raw: dict[str, Any]) -> bool:
+        """Whether a job asks for something that it was not looked at for; else it is the echo of a status write.
+
+        What is news is remembered as by `note`.
+        """
+        metadata = accept.metadata_of(raw)
+        entry = self._entry((metadata.namespace, metadata.name))
+        asked = (metadata.uid, metadata.generation, tuple(sorted(metadata.labels.items())))
+        if asked == entry.asked and not self.retry_asked(raw):
+            return False
+        entry.asked = asked
+        return self.note(raw)
 
     def retry_asked(self, raw: dict[str, Any]) -> bool:
         """Whether a job has failed, and its user asks for another try."""

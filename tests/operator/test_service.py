@@ -37,6 +37,7 @@ from .builders import (
     at,
     condition,
     config_map_name,
+    merged,
     prepare_report,
     prepared_status,
 )
@@ -335,6 +336,30 @@ async def test_a_failed_job_that_is_asked_to_try_again_gets_a_new_slice_once_the
     assert (status.phase, status.failure, status.retry) == (JobPhase.INITIALIZING, None, "again")
     assert [entry.phase.value for entry in status.timeline][-2:] == ["Failed", "Initializing"]
     assert not service.retry_asked(cluster.held[JOB])
+
+
+def test_a_job_is_news_once_for_each_thing_that_it_asks(cluster: Cluster, service: Service) -> None:
+    job = cluster.held[JOB]
+
+    def changed(**changes: Any) -> dict[str, Any]:
+        return merged(job, {"metadata": changes})
+
+    assert service.is_news(job)
+    assert not service.is_news(merged(job, {"status": {"phase": "Preparing"}})), "the echo of a status write"
+    assert not service.is_news(changed(annotations={"note": "x"}))
+    assert service.is_news(changed(generation=2))
+    assert service.is_news(changed(generation=2, labels={"kueue.x-k8s.io/queue-name": "a"}))
+    assert not service.is_news(changed(generation=2, labels={"kueue.x-k8s.io/queue-name": "a"}))
+    assert service.is_news(changed(uid="another")), "made anew under the same name"
+
+
+def test_a_failed_job_is_news_until_its_retry_is_heard(cluster: Cluster, service: Service) -> None:
+    failed = merged(cluster.held[JOB], {"status": {"phase": "Failed", "observedGeneration": 1}})
+    service.is_news(failed)
+    asking = merged(failed, {"metadata": {"annotations": {"training.loradpo.dev/retry": "again"}}})
+    assert service.is_news(asking)
+    assert service.is_news(asking)
+    assert not service.is_news(merged(asking, {"status": {"retry": "again"}}))
 
 
 @pytest.mark.parametrize(
