@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 REPORT = ROOT / "build" / "reports" / "bench-trainer.json"
 PYTHON = {name: ROOT / ".venv" / name / "bin" / "python" for name in ("trainer", "export", "bench-trl")}
 OURS, TRL_FASTEST, TRL_DEFAULT, LEVANTER = "lora-dpo-trainer", "trl-fastest", "trl-default", "levanter"
-STEPS_A_ROUND = 2
+STEPS = 6
+"""Of a round, which is an epoch: batches of like length differ in what they cost, so that all of them must count."""
 
 
 class BenchError(Exception):
@@ -60,7 +61,7 @@ class Contender:
     def round(self) -> None:
         """Make the steps of one round."""
         answers = []
-        for _ in range(STEPS_A_ROUND):
+        for _ in range(STEPS):
             assert self.process.stdin is not None
             self.process.stdin.write("step\n")
             self.process.stdin.flush()
@@ -131,14 +132,9 @@ class Setting:
         return "random" if self.model.name == "tiny" else "SmolLM2-135M"
 
     @property
-    def steps(self) -> int:
-        """Steps that count: an epoch, so that all of a contender's steps together hold every pair once."""
-        return self.rounds * STEPS_A_ROUND
-
-    @property
     def pairs(self) -> int:
         """Pairs in a data set."""
-        return self.batch * self.steps
+        return self.batch * STEPS
 
     def start(self, name: str, share: float, rows: Sequence[dict[str, Any]]) -> Contender:
         """Start a contender on these rows, which it goes through again and again."""
@@ -160,14 +156,9 @@ class Setting:
 
 
 def grouped_by_length(rows: Sequence[dict[str, Any]], batch: int) -> list[int]:
-    """Indices of the rows in batches of like length, long and short ones by turns, so that all rounds take as long.
-
-    The first batch warms up, and comes again as the last one that counts.
-    """
-    by_length = sorted(range(len(rows)), key=lambda index: tokens([rows[index]])[0].longest_side)
-    batches = [by_length[start : start + batch] for start in range(0, len(rows), batch)]
-    by_turns = [batches[-1 - turn // 2] if turn % 2 else batches[turn // 2] for turn in range(len(batches))]
-    return [index for one in (by_turns[-1], *by_turns[:-1]) for index in one]
+    """Indices of the rows in batches of like length, the longest first, as Hugging Face's trainer groups them."""
+    by_length = sorted(range(len(rows)), key=lambda index: -tokens([rows[index]])[0].longest_side)
+    return [index for start in range(0, len(rows), batch) for index in by_length[start : start + batch]]
 
 
 def tokens(rows: Sequence[dict[str, Any]]) -> list[PairTokens]:
