@@ -48,7 +48,9 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 def start(file: Path) -> subprocess.Popen[str]:
     program = Path(sys.executable).with_name("ldj")
-    return subprocess.Popen([program, "run", file], cwd=ROOT, stdout=-1, stderr=-1, text=True)
+    # Who starts the tests in the background of a shell has them, and what they start, ignore SIGINT.
+    heard = ["env", "--default-signal=INT", program, "run", file]
+    return subprocess.Popen(heard, cwd=ROOT, stdout=-1, stderr=-1, text=True)
 
 
 @pytest.mark.slow
