@@ -72,6 +72,8 @@ class Environment(enum.StrEnum):
     """`tpu` or `cpu`: what the trainer must find, else it exits with `ENVIRONMENT`."""
     DEVICES = "LORADPO_DEVICES"
     """How many JAX devices all processes together must see (TPU only)."""
+    TPU = "LORADPO_TPU"
+    """The slice that the train phase will have, as libtpu calls it, such as `v5e:2x4` (prepare on TPU only)."""
     SLICES = "LORADPO_SLICES"
     HOSTS = "LORADPO_HOSTS_PER_SLICE"
     COORDINATOR = "LORADPO_COORDINATOR"

@@ -175,14 +175,33 @@ def refused_by_prepare(world: World) -> dict[str, tuple[dict[str, Any], str, str
             "ConfigError",
             "belongs to another base than initialize_from_hf: it adapts layer 2, and this model has 2",
         ),
+        "too-large": (
+            on({"machineType": "ct5lp-hightpu-8t", "topology": "2x4"}, initializeFromHf=f"{ours}/huge"),
+            "Config",
+            "OutOfDeviceMemory",
+            "The model is too large for the slice (v5e 2x4, 8 chips)",
+        ),
     }
 
 
 REFUSED_BY_PREPARE = (
     *ROWS_THAT_ARE_NO_PAIRS,
     *("empty-glob", "no-mask", "tokenizer", "rank", "module"),
-    *("no-bucket", "read-only", "expired", "hub-id", "gated", "occupied", "other-base"),
+    *("no-bucket", "read-only", "expired", "hub-id", "gated", "occupied", "other-base", "too-large"),
 )
+
+OTHER_SIZES = {
+    "shallow": {"num_hidden_layers": 2},
+    "huge": {
+        "hidden_size": 8192,
+        "intermediate_size": 28_672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+    },
+}
+"""Models whose config.json claims another size than the weights have, which are not read in prepare."""
 
 TOO_LATE = {"huggingFace": {"secretRef": "absent"}, "prepare": {"timeout": "15s"}}
 
@@ -216,10 +235,11 @@ def world(operator: Operator, kubectl: Kubectl, trainer_image: Image) -> Iterato
     upload_model(bucket)
     for name, (lines, *_) in ROWS_THAT_ARE_NO_PAIRS.items():
         bucket.write(f"data/{name}.jsonl", "\n".join(lines).encode())
-    for file in sorted((MODEL / "base").iterdir()):
-        bucket.write(f"shallow/{file.name}", file.read_bytes())
     config = json.loads((MODEL / "base" / "config.json").read_text())
-    bucket.write("shallow/config.json", json.dumps(config | {"num_hidden_layers": 2}).encode())
+    for name, sizes in OTHER_SIZES.items():
+        for file in sorted((MODEL / "base").iterdir()):
+            bucket.write(f"{name}/{file.name}", file.read_bytes())
+        bucket.write(f"{name}/config.json", json.dumps(config | sizes).encode())
     for file in sorted((MODEL / "adapter_final").iterdir()):
         bucket.write(f"adapter/{file.name}", file.read_bytes())
     for url, rule in zip(urls[1:], ("read-only", "expired"), strict=True):

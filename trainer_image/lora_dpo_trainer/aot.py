@@ -29,7 +29,8 @@ _ENVIRONMENT = {
     "TPU_MIN_LOG_LEVEL": "3",
     "TPU_STDERR_LOG_LEVEL": "3",
 }
-_REFUSED = re.compile(r"Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm", re.IGNORECASE)
+_REFUSED = re.compile(r"(?:Used |\()([\d.]+[KMGT]?)(?: of |\) exceeds available HBM \()([\d.]+[KMGT]?)", re.IGNORECASE)
+"""The compiler's words for a program that is too large, two forms of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +167,7 @@ def compile_traced(traced: Any) -> CompiledStep:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         found = _REFUSED.search(str(error))
-        raise TooLarge(found.group(0) if found else str(error)[:300]) from error
+        raise TooLarge(f"{found[1]} of {found[2]}" if found else str(error)[:300]) from error
 
 
 class TooLarge(Exception):  # noqa: N818 -- a finding, not a failure

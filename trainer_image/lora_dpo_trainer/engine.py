@@ -269,9 +269,9 @@ def build(config: TrainerConfig, pairs: prepared.Prepared, owner: identity.RunId
     devices = mesh.make()
     keys = mixture.keys_of_epoch(pairs.train.component, tuple(config.data.components), config.data.train_weights)
     lengths = pairs.train.pair_lengths(keys)
-    dtype = jnp.dtype(jnp.float32) if _wants_float32(config) else model.default_dtype()
-    layout = _layout(config, lengths, owner.total_steps, devices, dtype)
-    plan = _plan(config, lengths, owner.total_steps, mesh.data_shards(devices), layout.microbatches)
+    dtype = dtype_of(config)
+    layout = layout_of(config, lengths, owner.total_steps, devices, dtype)
+    plan = plan_of(config, lengths, owner.total_steps, devices, layout.microbatches)
     base = model.load_base(config.initialize_from_hf, config.revision, devices, dtype, split=layout.split)
     host_memory.give_back()
     base = dataclasses.replace(base, module=remat.apply(base.module, layout.keep))
@@ -296,12 +296,22 @@ def build(config: TrainerConfig, pairs: prepared.Prepared, owner: identity.RunId
     )
 
 
-def _layout(
+def layout_of(
     config: TrainerConfig, lengths: packing.PairLengths, total_steps: int, devices: Mesh, dtype: jnp.dtype
 ) -> fit.Layout:
     """How a step is computed; where memory is not known, in microbatches of bounded length, the wide products repeated.
 
     On a CPU elementwise results cost more to keep than to repeat, and wide products little less; it halves the memory.
+
+    Args:
+        config: The configuration.
+        lengths: Of all training pairs.
+        total_steps: Of the run.
+        devices: A mesh, or that of a topology that is not there.
+        dtype: Of the base.
+
+    Raises:
+        ConfigError: the batch cannot be split over the devices.
     """
     shards, pairs = mesh.data_shards(devices), config.trainer.train_batch_size
     if pairs % shards:
@@ -319,7 +329,7 @@ def _layout(
 
     @functools.cache
     def shape(microbatches: int) -> packing.BatchShape:
-        return _plan(config, lengths, total_steps, shards, microbatches).shapes[-1]
+        return plan_of(config, lengths, total_steps, devices, microbatches).shapes[-1]
 
     described = model.describe(model.read_config(config.initialize_from_hf, config.revision), "", devices)
     size = model.size_of(described, lora.resolve(described.linears, config.lora), dtype.itemsize)
@@ -338,22 +348,25 @@ def _layout(
     return layout
 
 
-def _plan(
-    config: TrainerConfig, lengths: packing.PairLengths, total_steps: int, shards: int, microbatches: int
+def plan_of(
+    config: TrainerConfig, lengths: packing.PairLengths, total_steps: int, devices: Mesh, microbatches: int
 ) -> packing.BatchPlan:
+    """Order and shapes of the steps; arguments as of `layout_of`."""
     return packing.BatchPlan.make(
         lengths,
         config.trainer.train_batch_size,
         total_steps=total_steps,
         seed=config.trainer.seed,
         shuffle=config.data.shuffle,
-        groups=shards * microbatches,
-        row_multiple=splash.LANES if jax.default_backend() == "tpu" else packing.ROW_MULTIPLE,
+        groups=mesh.data_shards(devices) * microbatches,
+        row_multiple=splash.LANES if devices.devices.flat[0].platform == "tpu" else packing.ROW_MULTIPLE,
     )
 
 
-def _wants_float32(config: TrainerConfig) -> bool:
-    return any(part.strip() in ("c=f32", "c=float32") for part in config.trainer.mp.split(","))
+def dtype_of(config: TrainerConfig, default: jnp.dtype | None = None) -> jnp.dtype:
+    """Of the base, and of what is computed, where the configuration asks for no float32: `model.default_dtype()`."""
+    wants_float32 = any(part.strip() in ("c=f32", "c=float32") for part in config.trainer.mp.split(","))
+    return jnp.dtype(jnp.float32) if wants_float32 else default or model.default_dtype()
 
 
 def _multiple(value: int, of: int) -> int:

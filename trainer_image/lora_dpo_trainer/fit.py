@@ -143,6 +143,11 @@ def step_bytes(size: ModelSize, shape: BatchShape, devices: int, keep: Remat, *,
     return held + gathered + kept + max(working, projected)
 
 
+def least_bytes(size: ModelSize, devices: int) -> int:
+    """Bytes that a train step holds on each device whatever its layout: its part of the base, adapter and moments."""
+    return size.width * size.parameters // devices + 3 * _SINGLE * size.adapter
+
+
 def kept_width(size: ModelSize, keep: Remat) -> int:
     """Values that are kept of each token in each layer."""
     narrow = 2 * size.embed + size.queries + 2 * size.keys + 7 * size.rank

@@ -15,6 +15,7 @@ from lora_dpo_api import guidance
 from lora_dpo_api.config_file import TrainerConfig
 from lora_dpo_api.protocol import Advice, ExitCode, Phase, PreparedReport, TerminationReport
 from lora_dpo_trainer import (
+    capacity,
     dataset,
     existing_adapters,
     identity,
@@ -58,6 +59,7 @@ def run(config: TrainerConfig) -> TerminationReport:
     else:
         _log.info("The rows are prepared already: %s", prepared.folder(config.cache_path, data.digest))
     report = _report(config, manifest)
+    capacity.check(config, manifest.digest, report.total_steps)
     owner = identity.of(
         config,
         data=data.digest,
