@@ -39,7 +39,6 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.networking.request_timeout, settings.networking.connect_timeout = 60, 10
     # An idle worker keeps its slot for the idle timeout: both or neither.
     settings.queueing.worker_limit, settings.queueing.idle_timeout = 50, 0.5
-    settings.execution.max_workers, settings.execution.default_backoff = 4, 15
     settings.posting.enabled = False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import ssl
 from collections.abc import Callable, Iterable
 
 from aiohttp import web
@@ -44,7 +45,7 @@ def application(registry: CollectorRegistry, health: Health, pages: Iterable[web
     return app
 
 
-async def start(app: web.Application, port: int) -> web.AppRunner:
+async def start(app: web.Application, port: int, tls: ssl.SSLContext | None = None) -> web.AppRunner:
     """Listen on all addresses; the caller cleans the runner up.
 
     Raises:
@@ -52,7 +53,7 @@ async def start(app: web.Application, port: int) -> web.AppRunner:
     """
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, port=port).start()
+    await web.TCPSite(runner, port=port, ssl_context=tls).start()
     return runner
 
 

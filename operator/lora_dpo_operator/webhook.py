@@ -13,7 +13,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from lora_dpo_operator import admission
+from lora_dpo_operator import admission, server
 from lora_dpo_operator.settings import Settings
 
 PATH = "/validate"
@@ -101,11 +101,9 @@ async def serving(settings: Settings) -> AsyncIterator[None]:
         yield
         return
     certificate = Certificate(Path(settings.webhook_certificate))
-    runner = web.AppRunner(application(settings), access_log=None)
-    await runner.setup()
+    runner = await server.start(application(settings), settings.webhook_port, certificate.context)
     keeping = asyncio.create_task(certificate.keep_fresh(), name="webhook-certificate")
     try:
-        await web.TCPSite(runner, port=settings.webhook_port, ssl_context=certificate.context).start()
         yield
     finally:
         keeping.cancel()
