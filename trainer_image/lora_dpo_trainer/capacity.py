@@ -73,7 +73,7 @@ def why_not(config: TrainerConfig, lengths: PairLengths, total_steps: int, topol
     """
     import jax.numpy as jnp
 
-    from lora_dpo_trainer import aot, engine, fit, lora, model, objective, optimizer
+    from lora_dpo_trainer import aot, engine, fit, lora, model, optimizer
 
     devices = aot.topology_mesh(topology)
     part = config.trainer.model_copy(update={"train_batch_size": config.trainer.train_batch_size // slices})
@@ -97,9 +97,8 @@ def why_not(config: TrainerConfig, lengths: PairLengths, total_steps: int, topol
         return None
     base = base if layout.split else model.describe(hf_config, config.initialize_from_hf, devices, dtype, split=False)
     shape = engine.plan_of(config, lengths, total_steps, devices, layout.microbatches).shapes[-1]
-    goal = objective.Objective(config.loss.type, config.beta, config.loss.label_smoothing, config.loss.sft_weight)
     updates = optimizer.Optimizer(config.optimizer, total_steps)
-    traced = aot.trace_step(base, adapted, config.lora, goal, updates, shape, keep=layout.keep)
+    traced = aot.trace_step(base, adapted, config.lora, engine.goal_of(config), updates, shape, keep=layout.keep)
     try:
         aot.compile_traced(traced)
     except aot.TooLarge as refused:

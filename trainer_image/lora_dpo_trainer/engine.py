@@ -276,7 +276,7 @@ def build(config: TrainerConfig, pairs: prepared.Prepared, owner: identity.RunId
     host_memory.give_back()
     base = dataclasses.replace(base, module=remat.apply(base.module, layout.keep))
     adapted = lora.resolve(base.linears, config.lora)
-    goal = Objective(config.loss.type, config.beta, config.loss.label_smoothing, config.loss.sft_weight)
+    goal = goal_of(config)
     updates = optimizer.Optimizer(config.optimizer, owner.total_steps)
     return Engine(
         config,
@@ -294,6 +294,11 @@ def build(config: TrainerConfig, pairs: prepared.Prepared, owner: identity.RunId
         step.make_eval_step(base, adapted, goal),
         step.make_logprob_step(base, adapted),
     )
+
+
+def goal_of(config: TrainerConfig) -> Objective:
+    """What is minimised."""
+    return Objective(config.loss.type, config.beta, config.loss.label_smoothing, config.loss.sft_weight)
 
 
 def layout_of(
