@@ -63,7 +63,7 @@ def unseen(observed: Observed) -> int:
 
 
 def furthest(crashes: Sequence[Crash]) -> int:
-    """The last step that any of the looping attempts did."""
+    """The last step that any of the looping attempts was seen to do."""
     return max((crash.step or 0) for crash in crashes[-LOOP:])
 
 

@@ -116,8 +116,8 @@ def of_crash_loop(observed: Observed) -> Failure | None:
     saved = record[-1].checkpoint_step
     checkpoint = f"the last checkpoint is of step {saved}" if saved is not None else "no checkpoint was made"
     message = (
-        f"The slice crashed {crashes.LOOP} times in a row and got no further than step {crashes.furthest(record)} "
-        f"({checkpoint}). The last time: {last.message}"
+        f"The slice crashed {crashes.LOOP} times in a row and was seen to get no further than step "
+        f"{crashes.furthest(record)} ({checkpoint}). The last time: {last.message}"
     )
     return last.model_copy(update={"reason": Reason.CRASH_LOOP, "message": _cut(message)})
 

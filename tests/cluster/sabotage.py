@@ -21,13 +21,18 @@ from typing import Any
 STEP = int(os.environ.get("SABOTAGE_STEP", "3"))
 PAUSE = float(os.environ.get("SABOTAGE_PAUSE", "0"))
 PROGRESS_PORT, TRUE_PORT = 9100, 9101
+SEEN_SECONDS = 10
 LIES_SECONDS = 60
 """So long the liar lies; then it takes no connection any more."""
 LONG_AGO = "2026-01-01T00:00:00Z"
 
 
 def segfault() -> None:
-    """Read where there is nothing: the first process of a container ignores signals that it sends itself."""
+    """Read where there is nothing: the first process of a container ignores signals that it sends itself.
+
+    Whoever asks for the progress sees the last step first: nothing else would tell of it.
+    """
+    time.sleep(SEEN_SECONDS)
     ctypes.string_at(0)
 
 

@@ -104,7 +104,7 @@ def test_a_crash_loop_ends_the_job_with_that_said_and_gives_the_slice_back() -> 
     assert failed.phase is JobPhase.FAILED
     assert failed.failure is not None
     assert (failed.failure.class_, failed.failure.reason, failed.failure.exit_code) == ("Internal", "CrashLoop", 70)
-    assert "crashed 3 times in a row and got no further than step 9 (the last checkpoint is of step 8)" in (
+    assert "crashed 3 times in a row and was seen to get no further than step 9 (the last checkpoint is of step 8)" in (
         failed.failure.message
     )
     assert "boom" in failed.failure.message
