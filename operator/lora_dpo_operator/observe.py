@@ -58,14 +58,16 @@ async def observe(gateway: Gateway, namespace: str, name: str, memory: Memory, s
     Raises:
         GatewayError: the API server did not answer.
     """
-    raw, jobset, jobs, pods = await asyncio.gather(
+    raw, jobset = await asyncio.gather(
         gateway.get(LORA_DPO_JOBS, namespace, name),
         gateway.get(JOBSETS, namespace, names.jobset(name)),
-        gateway.list(JOBS, namespace, labels=names.job_selector(name)),
-        gateway.list(PODS, namespace, labels=names.job_selector(name)),
     )
     if raw is None or raw["metadata"].get("deletionTimestamp"):
         return None
+    # Of a job that no operator has written to there is nothing to read: what one that died at once has made is found
+    # when it is made again.
+    new = accept.status_of(raw).phase is None
+    jobs, pods = ([], []) if new else await _children(gateway, namespace, name)
     observed = await _with_queue(gateway, _assemble(raw, jobset, jobs, pods, memory, settings))
     watched = waiting.watched(observed)
     if watched is not None:
@@ -73,6 +75,14 @@ async def observe(gateway: Gateway, namespace: str, name: str, memory: Memory, s
     if isinstance(observed.verdict, Accepted) and any(pod.unschedulable for pod in observed.slice_pods):
         observed = dataclasses.replace(observed, nodes=await _tpu_hosts(gateway))
     return observed
+
+
+async def _children(gateway: Gateway, namespace: str, name: str) -> tuple[list[Manifest], list[Manifest]]:
+    """Jobs and pods."""
+    selector = names.job_selector(name)
+    return await asyncio.gather(
+        gateway.list(JOBS, namespace, labels=selector), gateway.list(PODS, namespace, labels=selector)
+    )
 
 
 async def _with_queue(gateway: Gateway, observed: Observed) -> Observed:

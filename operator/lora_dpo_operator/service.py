@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,8 @@ from lora_dpo_operator.terminations import Termination, of_pod
 
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
+SETTLING_SECONDS = 1.0
+"""What children do so soon after a job was looked at is looked at together: several hands write to one that is new."""
 Version = tuple[str, str]
 """Uid and resourceVersion of a child or pod."""
 
@@ -43,7 +46,8 @@ class Entry:
 
     Attributes:
         queued: a reconcile waits for the lock.
-        heard: why it does: what was heard of since the last one began; None for any other reason.
+        heard: what was heard of since the last one began; None for any other reason to look.
+        looked: when that was, by the monotonic clock.
         status: as last read or written; None while the job itself has not been seen, only a child that names it.
         asked: uid, generation and labels of the job as a watch last told of it.
         failures: reconciles that failed since the last good one.
@@ -55,6 +59,7 @@ class Entry:
     lock: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
     queued: bool = False
     heard: set[Version | None] = dataclasses.field(default_factory=set)
+    looked: float = -math.inf
     memory: Memory = dataclasses.field(default_factory=Memory)
     observed: Observed | None = None
     status: LoraDpoJobStatus | None = None
@@ -160,7 +165,8 @@ class Service:
     async def hear(self, key: Key, raw: dict[str, Any], *, gone: bool) -> None:
         """Bring a job a step further because of a child or pod, unless that has been seen like this already.
 
-        Most of what a watch tells is the echo of what the operator has made or read itself.
+        Most of what a watch tells is the echo of what the operator has made or read itself. Soon after a look at the
+        job it is only noted down, for the next one.
 
         Args:
             key: the job.
@@ -172,7 +178,11 @@ class Service:
             return
         metadata = raw["metadata"]
         version = (metadata.get("uid", ""), metadata.get("resourceVersion", ""))
-        await self.reconcile(key, None if gone else version)
+        if gone or entry.failures or self._monotonic() >= entry.looked + SETTLING_SECONDS:
+            await self.reconcile(key, None if gone else version)
+        else:
+            entry.heard.add(version)
+            entry.due = self._next_look(entry, entry.due)
 
     async def reconcile(self, key: Key, heard: Version | None = None) -> None:
         """Bring a job a step further; does nothing where another call already waits to.
@@ -193,6 +203,7 @@ class Service:
             news, entry.heard = entry.heard, set()
             if _known(entry, news):
                 return
+            entry.looked = self._monotonic()
             with self.instruments.reconcile_seconds.time():
                 await self._reconcile(key, entry)
 
@@ -269,7 +280,14 @@ class Service:
             # Another pod: what the one before said or didn't is no news of this one.
             entry.target = target
             entry.memory = dataclasses.replace(entry.memory, poll=NOT_POLLED)
-        entry.due = self._due(observed)
+        entry.due = self._next_look(entry, self._due(observed))
+
+    def _next_look(self, entry: Entry, due: float | None) -> float | None:
+        """When to look again, also at what was heard of and not yet seen."""
+        if _known(entry, entry.heard):
+            return due
+        settled = entry.looked + SETTLING_SECONDS
+        return settled if due is None else min(due, settled)
 
     def _due(self, observed: Observed) -> float | None:
         """When to look again without being told: soon where no watch tells, and when a limit is reached."""

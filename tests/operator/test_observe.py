@@ -47,7 +47,7 @@ def wire(model: Any) -> dict[str, Any]:
 @pytest.fixture
 def held() -> Held:
     """What the server holds: path to object, or to the items of a list."""
-    return {JOB: a_job(), JOBS: [], PODS: [], EVENTS: []}
+    return {JOB: a_job() | {"status": {"phase": "Preparing"}}, JOBS: [], PODS: [], EVENTS: []}
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ async def test_what_a_deleted_namesake_left_is_not_taken_over(held: Held, gatewa
     left = a_pod(Phase.PREPARE, 1, ended=(19, 0), message=prepare_report())
     end = of_pod(left)
     assert end is not None
-    held[JOB] = a_job() | {"metadata": a_job()["metadata"] | {"uid": "another"}}
+    held[JOB] |= {"metadata": a_job()["metadata"] | {"uid": "another"}}
     held[JOBS] = [wire(a_batch_job(Phase.PREPARE, 1, condition("Complete", 20)))]
     held[PODS] = [wire(left)]
     observed = await observe(gateway, NAMESPACE, NAME, Memory(terminations={end.uid: end}), SETTINGS)

@@ -21,7 +21,7 @@ from lora_dpo_api.protocol import Phase
 from lora_dpo_api.status import ConditionType, JobPhase, LoraDpoJobStatus
 from lora_dpo_operator.gateway import Gateway
 from lora_dpo_operator.metrics import Instruments
-from lora_dpo_operator.service import Service
+from lora_dpo_operator.service import SETTLING_SECONDS, Service
 
 from .builders import (
     NAME,
@@ -123,7 +123,7 @@ def cluster() -> Cluster:
     waits = a_pod(Phase.TRAIN, 21, unschedulable="0/1 nodes are available: 1 Insufficient google.com/tpu.")
     return Cluster(
         {
-            JOB: raw | {"status": wire(prepared_status())},
+            JOB: raw | {"status": wire(prepared_status(phase=JobPhase.INITIALIZING))},
             JOBS: [wire(a_batch_job(Phase.PREPARE, 1, condition("Complete", 20)))],
             JOBSET: wire(a_jobset(21)),
             PODS: [wire(a_pod(Phase.PREPARE, 1, ended=(19, 0), message=prepare_report())), wire(waits)],
@@ -174,34 +174,59 @@ def seen(cluster: Cluster, version: str) -> dict[str, Any]:
     return dict(found | {"metadata": found["metadata"] | {"resourceVersion": version}})
 
 
-async def test_the_echo_of_what_was_read_costs_nothing(cluster: Cluster, service: Service) -> None:
+@pytest.fixture
+async def settled(cluster: Cluster, service: Service) -> Cluster:
+    """The same, a moment after it was looked at."""
     cluster.held[JOBSET] = seen(cluster, "7")
     await service.reconcile(KEY)
+    cluster.monotonic += SETTLING_SECONDS
     cluster.asked = 0
-    await service.hear(KEY, seen(cluster, "7"), gone=False)
-    assert cluster.asked == 0
-    await service.hear(KEY, seen(cluster, "8"), gone=False)
-    assert cluster.asked > 0
+    return cluster
 
 
-async def test_news_among_echoes_is_heard(cluster: Cluster, service: Service) -> None:
-    cluster.held[JOBSET] = seen(cluster, "7")
-    await service.reconcile(KEY)
-    cluster.asked = 0
-    # While one looks, others wait; of those that wait, one looks for all.
-    events = [service.hear(KEY, seen(cluster, version), gone=False) for version in ("8", "7", "9")]
-    cluster.held[JOBSET] = seen(cluster, "9")
+async def test_the_echo_of_what_was_read_costs_nothing(settled: Cluster, service: Service) -> None:
+    await service.hear(KEY, seen(settled, "7"), gone=False)
+    assert settled.asked == 0
+    await service.hear(KEY, seen(settled, "8"), gone=False)
+    assert settled.asked > 0
+
+
+async def test_news_among_echoes_is_heard(settled: Cluster, service: Service) -> None:
+    # While one looks, others wait; the next one looks for all.
+    events = [service.hear(KEY, seen(settled, version), gone=False) for version in ("8", "7", "9")]
+    settled.held[JOBSET] = seen(settled, "9")
     await asyncio.gather(*events)
-    once = cluster.asked
+    once = settled.asked
     assert once > 0
-    await service.hear(KEY, seen(cluster, "9"), gone=False)
-    assert cluster.asked == once
+    await service.hear(KEY, seen(settled, "9"), gone=False)
+    assert settled.asked == once
+
+
+async def test_what_children_do_right_after_a_look_is_looked_at_together(settled: Cluster, service: Service) -> None:
+    await service.reconcile(KEY)
+    settled.asked = 0
+    for version in ("8", "9"):
+        settled.held[JOBSET] = seen(settled, version)
+        await service.hear(KEY, seen(settled, version), gone=False)
+    assert (settled.asked, service.due()) == (0, [])
+    settled.monotonic += SETTLING_SECONDS
+    assert service.due() == [KEY]
+    await service.reconcile(KEY)
+    settled.monotonic += SETTLING_SECONDS
+    assert service.due() == []
+
+
+async def test_what_is_heard_while_a_job_is_looked_at_is_looked_at_next(settled: Cluster, service: Service) -> None:
+    await asyncio.gather(service.reconcile(KEY), service.hear(KEY, seen(settled, "8"), gone=False))
+    settled.monotonic += SETTLING_SECONDS
+    assert service.due() == [KEY]
 
 
 async def test_the_end_of_a_child_is_always_news(cluster: Cluster, service: Service) -> None:
     cluster.held[JOBSET] = seen(cluster, "7")
     await service.reconcile(KEY)
     cluster.asked = 0
+    # At once, too.
     await service.hear(KEY, seen(cluster, "7"), gone=True)
     assert cluster.asked > 0
 
@@ -416,6 +441,24 @@ async def test_a_config_map_of_the_job_itself_is_taken(new: Cluster, service: Se
     await service.reconcile(KEY)
     assert new.calls == [f"POST {JOBS}", f"PATCH {JOB}/status"]
     assert new.status.phase is JobPhase.PREPARING
+
+
+async def test_a_new_job_costs_no_reading_of_children_and_what_an_operator_that_died_has_made_is_taken(
+    new: Cluster, service: Service
+) -> None:
+    belongs_to(new, CONFIG_MAP, OWNER)
+    prepare = a_batch_job(Phase.PREPARE, 1, condition("Complete", 20))
+    pod = a_pod(Phase.PREPARE, 1, ended=(19, 0), message=prepare_report())
+    new.refuses |= {f"POST {JOBS}": (409, "it exists already"), f"GET {PODS}": (500, "nobody should ask")}
+    new.held |= {JOBS: [wire(prepare)], f"{JOBS}/{prepare.metadata.name}": wire(prepare), PODS: [wire(pod)]}
+    await service.reconcile(KEY)
+    assert new.status.phase is JobPhase.PENDING
+    del new.refuses[f"GET {PODS}"]
+    new.monotonic += SETTLING_SECONDS
+    # A started operator hears of every pod that there is.
+    await service.hear(KEY, wire(pod), gone=False)
+    assert new.status.phase is JobPhase.INITIALIZING
+    assert JOBSET in new.held
 
 
 @pytest.mark.parametrize("path", [CONFIG_MAP, JOBSET], ids=["its ConfigMap", "its JobSet"])
