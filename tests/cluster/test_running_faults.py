@@ -371,7 +371,10 @@ def test_a_crash_at_the_same_step_again_and_again_ends_the_job_with_that_said(wo
     job = world.job("crash-loop")
     failure = fails(job)
     assert (failure.class_, failure.reason, failure.exit_code) == ("Internal", "CrashLoop", 139)
-    assert "crashed 3 times in a row and was seen to get no further than step 3 (no checkpoint was made)" in failure.message
+    assert (
+        "crashed 3 times in a row and was seen to get no further than step 3 (no checkpoint was made)"
+        in failure.message
+    )
     assert failure.pod
     assert failure.node
     assert failure.hint == f"kubectl logs {failure.pod}"
