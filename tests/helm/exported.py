@@ -65,9 +65,11 @@ class Fleet:
         return {("a", "llama"): common.model_copy(update=running), ("a", "qwen"): common.model_copy(update=failed)}
 
 
-def checkpoint() -> Checkpoint:
-    """One that is complete just now."""
-    return Checkpoint(step=1, time=utc_now(), path="gs://bucket/checkpoints/step-00000001")
+def checkpoint(age: int = 0) -> Checkpoint:
+    """One that was complete so many seconds ago."""
+    return Checkpoint(
+        step=1, time=utc_now() - datetime.timedelta(seconds=age), path="gs://bucket/checkpoints/step-00000001"
+    )
 
 
 def operator_instruments(fleet: Fleet) -> Instruments:
@@ -100,7 +102,7 @@ def trainer_progress() -> progress.Progress:
         step=1,
         state=state,
         values=values,
-        last_checkpoint=checkpoint(),
+        last_checkpoint=checkpoint(age=60),
     )
     return progress.Progress(snapshot)
 

@@ -35,6 +35,7 @@ QUESTIONS = [
     for found in BOARDS
     for number, (place, expression) in enumerate(board.expressions(found))
 ]
+CHECKPOINT = "loradpo_train_last_checkpoint_timestamp_seconds"
 HAPPENS = {"LoraDpoJobFailed", "LoraDpoMaintenanceScheduled"}
 """Alerts whose situation the made-up jobs are in; the others' are in test_alerts.py."""
 
@@ -92,6 +93,8 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
             made.until(lambda: made("loradpo_train_step == 5") and made("loradpo_operator_job_step == 5"))
             exported.work(instruments)
             made.until(lambda: made("rate(loradpo_operator_reconciles_total[1m]) > 0"))
+            # A subquery looks at whole seconds only.
+            made.until(lambda: made(f"last_over_time((changes({CHECKPOINT}[1m]) > 0)[1m:1s])"))
             yield made
         finally:
             process.terminate()
