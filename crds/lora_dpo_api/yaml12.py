@@ -5,15 +5,13 @@ PyYAML follows YAML 1.1 and reads `learning_rate: 5e-6` as a string.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import yaml
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.nodes import ScalarNode
-from ruamel.yaml.representer import SafeRepresenter
 
 __all__ = ["YAMLError", "dumps", "loads", "loads_all"]
 
@@ -74,30 +72,29 @@ _BREAKS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
 """Characters that only a quoted scalar carries unchanged: some of them are line breaks to YAML."""
 
 
-_YAML11 = re.compile(
-    r"(?i:y|n|yes|no|on|off)|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])*(\.[0-9_]*)?(e[-+]?[0-9]+)?|[-+]?0(b[01_]+|x[0-9a-fA-F_]+)"
+_OTHER = re.compile(
+    r"(?i:y|n|yes|no|on|off)"
+    r"|[-+]?([0-9][0-9_]*(:[0-5]?[0-9])*(\.[0-9_]*)?|\.[0-9_]+)([eE][-+]?[0-9]+)?"
+    r"|[-+]?0([bB][01_]+|[oO][0-7_]+|[xX][0-9a-fA-F_]+)"
 )
-"""Words and numbers of YAML 1.1, which kubectl and Helm read: only quoted are they text to both versions."""
+"""Words of YAML 1.1, which kubectl and Helm read, and numbers of 1.1 and 1.2: only quoted are they text to both."""
 
 
-class _Representer(SafeRepresenter):
-    """Quotes strings that some reader would take for something else."""
+class _Writer(yaml.CSafeDumper):
+    """libyaml's writer, many times as fast as one in Python, with text quoted that some reader would take for more.
 
-    def represent_text(self, text: str) -> ScalarNode:
-        quoted = _BREAKS.search(text) or _YAML11.fullmatch(text)
+    It follows YAML 1.1; so does what it writes of numbers, which 1.2 reads alike.
+    """
+
+    def text(self, text: str) -> yaml.ScalarNode:
+        quoted = _BREAKS.search(text) or _OTHER.fullmatch(text)
         return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if quoted else None)
 
 
-_Representer.add_representer(str, _Representer.represent_text)
+_Writer.add_representer(str, _Writer.text)
 
 
 def dumps(value: Any) -> str:
     """Write block-style YAML, keys in the given order."""
-    writer = YAML(typ="safe", pure=True)
-    writer.Representer = _Representer
-    writer.default_flow_style = False
-    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    writer.width = 120
-    stream = io.StringIO()
-    writer.dump(value, stream)
-    return stream.getvalue()
+    written: str = yaml.dump(value, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=120)
+    return written
