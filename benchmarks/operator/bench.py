@@ -1,4 +1,4 @@
-"""The operator under load, on a local cluster: a burst of jobs, one job at a time, thousands of jobs at rest, a scrape.
+"""The operator under load, on a local cluster: bursts, one job at a time, jobs that train, jobs at rest, a scrape.
 
 Rounds are interleaved and medians told. Nothing else should run meanwhile: operator, API server and benchmark share
 the processors. Results: lines on the screen, and `build/reports/bench-operator.json`.
@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.operator import api, burst, peer, rest, scrape
+from benchmarks.operator import api, burst, peer, rest, running, scrape
 from benchmarks.operator.burst import Burst
 from ldj import install
 from ldj.kubectl import Kubectl
 from lora_dpo_localcluster import clusters
 from lora_dpo_localcluster.provider import Cluster, Shape
+from lora_dpo_localcluster.source_provider import SourceCluster
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = ROOT / "build" / "reports" / "bench-operator.json"
@@ -112,6 +113,26 @@ def _ours(found: Mapping[str, list[Any]]) -> dict[str, float]:
     }
 
 
+async def while_running(cluster: SourceCluster, jobs: int) -> dict[str, Any]:
+    """Jobs that train, on hosts that are not there."""
+    running.pose(cluster)
+    async with api.connect(cluster.kubeconfig) as door:
+        found = await running.measure(door, jobs)
+        await burst.clear(door)
+    print(
+        f"{jobs} running after {found.until_running:.0f} s: {found.cpu_percent:.1f} % of a core, "
+        f"{found.pulls_per_second:.1f} readings of progress a second, {found.rss_mb:.0f} MB",
+        flush=True,
+    )
+    return {
+        "jobs_running": jobs,
+        f"running_cpu_percent_{jobs}": found.cpu_percent,
+        f"running_pulls_per_second_{jobs}": found.pulls_per_second,
+        f"running_rss_mb_{jobs}": found.rss_mb,
+        f"until_running_seconds_{jobs}": found.until_running,
+    }
+
+
 async def at_rest(kubeconfig: Path, kubectl: Kubectl, jobs: int) -> dict[str, Any]:
     """Finished jobs, and an operator that is started among them."""
     async with api.connect(kubeconfig) as door:
@@ -134,6 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--jobs", type=int, default=1000, help="jobs in a burst; 0: no burst")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--running", type=int, default=1000, help="jobs that train, posed by KWOK; 0: none")
     parser.add_argument("--at-rest", type=int, default=5000, help="finished jobs; 0: none")
     parser.add_argument("--peer", action="store_true", help="measure Kubeflow Trainer too")
     parser.add_argument("--name", default="bench", help="the cluster's name")
@@ -143,13 +165,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scraped = scrape.measure(scrape.running(5000))
     print(f"a scrape of 5000 running jobs: {scraped.cpu_seconds:.2f} s of processor, {scraped.megabytes:.1f} MB")
     report: dict[str, Any] = {"scrape_cpu_seconds_5000": scraped.cpu_seconds, "scrape_mb_5000": scraped.megabytes}
-    if options.jobs or options.at_rest:
+    if options.jobs or options.running or options.at_rest:
         cluster, kubectl = prepared_cluster(options.name)
         try:
             if options.jobs:
                 if options.peer:
                     peer.install(cluster)
                 report |= asyncio.run(under_load(cluster.kubeconfig, options.jobs, options.rounds, beside=options.peer))
+            if options.running and isinstance(cluster, SourceCluster):
+                report |= asyncio.run(while_running(cluster, options.running))
             if options.at_rest:
                 report |= asyncio.run(at_rest(cluster.kubeconfig, kubectl, options.at_rest))
         finally:
