@@ -50,8 +50,8 @@ async def job_changed(
     service, key = _service(memo), (namespace or "", name)
     if event["type"] == "DELETED":
         service.forget(key=key)
-    elif service.is_news(dict(body)):
-        await service.reconcile(key)
+    else:
+        await service.changed(key, dict(body))
 
 
 @kopf.on.event("jobset.x-k8s.io", "v1alpha2", "jobsets", id="jobset", labels=_OURS)

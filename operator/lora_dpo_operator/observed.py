@@ -158,9 +158,10 @@ class Observed:
 
     @property
     def versions(self) -> frozenset[tuple[str, str]]:
-        """Of each child and pod that was read: its uid, and in which version."""
+        """Of the job, and of each child and pod that was read: its uid, and in which version."""
         children = (self.prepare, self.jobset, self.export, *self.slice_jobs, *self.pods)
-        return frozenset((one.metadata.uid, one.metadata.resource_version) for one in children if one is not None)
+        found = (self.metadata, *(one.metadata for one in children if one is not None))
+        return frozenset((one.uid, one.resource_version or "") for one in found)
 
     @property
     def wants_suspension(self) -> bool:

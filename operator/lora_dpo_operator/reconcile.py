@@ -72,7 +72,7 @@ async def tell(gateway: Gateway, observed: Observed, clock: Clock) -> Observed |
     if status == observed.status:
         return await _release(gateway, observed, now)
     try:
-        await gateway.apply_status(_status_manifest(observed, status))
+        written = await gateway.apply_status(_status_manifest(observed, status))
     except (NotFoundError, ConflictError):
         # Deleted, and perhaps made anew under the same name: not the job that was observed.
         return None
@@ -81,7 +81,8 @@ async def tell(gateway: Gateway, observed: Observed, clock: Clock) -> Observed |
         logger.info("%s/%s: %s -> %s: %s", *observed.key, before, status.phase, status.message)
     for index, event in enumerate(events.between(observed.status, status, observed.verdict)):
         await _post(gateway, events.build(event, observed.metadata, now, index))
-    return await _release(gateway, dataclasses.replace(observed, status=status), now)
+    metadata = observed.metadata.model_copy(update={"resource_version": written["metadata"].get("resourceVersion")})
+    return await _release(gateway, dataclasses.replace(observed, metadata=metadata, status=status), now)
 
 
 async def _release(gateway: Gateway, observed: Observed, now: datetime.datetime) -> Observed:

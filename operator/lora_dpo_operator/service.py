@@ -33,7 +33,7 @@ _LONGEST_PAUSE = 60.0
 SETTLING_SECONDS = 1.0
 """What children do so soon after a job was looked at is looked at together: several hands write to one that is new."""
 Version = tuple[str, str]
-"""Uid and resourceVersion of a child or pod."""
+"""Uid and resourceVersion of a job, a child or a pod."""
 
 _POLLED = (JobPhase.INITIALIZING, JobPhase.RUNNING)
 
@@ -114,8 +114,18 @@ class Service:
             entry.due = self._monotonic() + max(0.0, (expiry - self._clock()).total_seconds())
         return not finished or self.retry_asked(raw) or status.observed_generation != metadata.generation
 
+    async def changed(self, key: Key, raw: dict[str, Any]) -> None:
+        """Bring a job a step further because it is new or has changed, unless that is the echo of a status write."""
+        if self.is_news(raw):
+            await self.reconcile(key)
+            return
+        entry = self._entry(key)
+        # Of a job that is at work, somebody else may have written the status.
+        if entry.observed is not None and not entry.observed.settled:
+            await self.reconcile(key, _version(raw))
+
     def is_news(self, raw: dict[str, Any]) -> bool:
-        """Whether a job asks for something that it was not looked at for; else it is the echo of a status write.
+        """Whether a job asks for something that it was not looked at for.
 
         What is news is remembered as by `note`.
         """
@@ -176,8 +186,7 @@ class Service:
         entry = self._entry(key)
         if entry.status is not None and entry.status.phase is JobPhase.SUCCEEDED:
             return
-        metadata = raw["metadata"]
-        version = (metadata.get("uid", ""), metadata.get("resourceVersion", ""))
+        version = _version(raw)
         if gone or entry.failures or self._monotonic() >= entry.looked + SETTLING_SECONDS:
             await self.reconcile(key, None if gone else version)
         else:
@@ -309,6 +318,11 @@ class Service:
 
     def _entry(self, key: Key) -> Entry:
         return self._entries.setdefault(key, Entry())
+
+
+def _version(raw: dict[str, Any]) -> Version:
+    metadata = raw["metadata"]
+    return metadata.get("uid", ""), metadata.get("resourceVersion", "")
 
 
 def _known(entry: Entry, news: set[Version | None]) -> bool:

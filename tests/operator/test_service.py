@@ -106,12 +106,14 @@ class Cluster:
 
     def _changed(self, request: web.Request, body: dict[str, Any]) -> dict[str, Any]:
         if request.path == f"{JOB}/status":
-            self.held[JOB] = self.held[JOB] | {"status": body["status"]}
-        elif request.path == JOBSETS:
+            version = {"resourceVersion": f"written-{len(self.calls)}"}
+            self.held[JOB] |= {"status": body["status"], "metadata": self.held[JOB]["metadata"] | version}
+            return dict(self.held[JOB])
+        if request.path == JOBSETS:
             made = {"uid": "made", "creationTimestamp": self.now.strftime("%Y-%m-%dT%H:%M:%SZ")}
             self.held[JOBSET] = body | {"metadata": body["metadata"] | made}
             return dict(self.held[JOBSET])
-        elif request.method == "DELETE":
+        if request.method == "DELETE":
             self.held.pop(request.path, None)
         return body
 
@@ -376,6 +378,20 @@ def test_a_job_is_news_once_for_each_thing_that_it_asks(cluster: Cluster, servic
     assert service.is_news(changed(generation=2, labels={"kueue.x-k8s.io/queue-name": "a"}))
     assert not service.is_news(changed(generation=2, labels={"kueue.x-k8s.io/queue-name": "a"}))
     assert service.is_news(changed(uid="another")), "made anew under the same name"
+
+
+async def test_a_status_that_somebody_else_has_written_is_corrected_at_once(cluster: Cluster, service: Service) -> None:
+    await service.changed(KEY, cluster.held[JOB])
+    cluster.asked = 0
+    await service.changed(KEY, cluster.held[JOB])
+    assert cluster.asked == 0, "the echo of its own write"
+    theirs = {"metadata": {"resourceVersion": "theirs"}, "status": {"message": "x"}}
+    cluster.held[JOB] = merged(cluster.held[JOB], theirs)
+    await service.changed(KEY, cluster.held[JOB])
+    assert cluster.status.message != "x"
+    cluster.asked = 0
+    await service.changed(KEY, cluster.held[JOB])
+    assert cluster.asked == 0
 
 
 def test_a_failed_job_is_news_until_its_retry_is_heard(cluster: Cluster, service: Service) -> None:
