@@ -5,6 +5,7 @@ Idempotent, and the same whatever caused it: an edit, an event of a child, a res
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import datetime
 import logging
@@ -79,8 +80,9 @@ async def tell(gateway: Gateway, observed: Observed, clock: Clock) -> Observed |
     if status.phase != observed.status.phase:
         before = observed.status.phase or "new"
         logger.info("%s/%s: %s -> %s: %s", *observed.key, before, status.phase, status.message)
-    for index, event in enumerate(events.between(observed.status, status, observed.verdict)):
-        await _post(gateway, events.build(event, observed.metadata, now, index))
+    told = enumerate(events.between(observed.status, status, observed.verdict))
+    posts = (_post(gateway, events.build(event, observed.metadata, now, index)) for index, event in told)
+    await asyncio.gather(*posts)
     metadata = observed.metadata.model_copy(update={"resource_version": written["metadata"].get("resourceVersion")})
     return await _release(gateway, dataclasses.replace(observed, metadata=metadata, status=status), now)
 
