@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from lora_dpo_api.config_file import TrainerConfig
-from lora_dpo_trainer import engine, identity, prepare, prepared
+from lora_dpo_trainer import engine, identity, layout, prepare, prepared
 
 
-@pytest.mark.parametrize(("group_tokens", "at_once"), [(engine.GROUP_TOKENS, 8), (1, 1)])
+@pytest.mark.parametrize(("group_tokens", "at_once"), [(layout.GROUP_TOKENS, 8), (1, 1)])
 def test_a_forward_outside_a_step_has_no_more_pairs_than_a_microbatch(
     make_config: Callable[..., TrainerConfig],
     preference_file: Path,
@@ -20,7 +20,7 @@ def test_a_forward_outside_a_step_has_no_more_pairs_than_a_microbatch(
     group_tokens: int,
     at_once: int,
 ) -> None:
-    monkeypatch.setattr(engine, "GROUP_TOKENS", group_tokens)
+    monkeypatch.setattr(layout, "GROUP_TOKENS", group_tokens)
     config = make_config(
         data={"components": {"prefs": {"source": {"type": "url", "train_urls": [str(preference_file)]}}}},
         trainer={"train_batch_size": 8, "num_train_steps": 2, "mp": "p=f32,c=f32"},

@@ -73,13 +73,13 @@ def why_not(config: TrainerConfig, lengths: PairLengths, total_steps: int, topol
     """
     import jax.numpy as jnp
 
-    from lora_dpo_trainer import aot, engine, fit, lora, model, optimizer
+    from lora_dpo_trainer import aot, engine, fit, layout, lora, model, optimizer
 
     devices = aot.topology_mesh(topology)
     part = config.trainer.model_copy(update={"train_batch_size": config.trainer.train_batch_size // slices})
     config = config.model_copy(update={"trainer": part})
     chips, room = devices.devices.size, fit.usable_bytes(devices.devices.flat[0].device_kind)
-    dtype = engine.dtype_of(config, jnp.dtype(jnp.bfloat16))
+    dtype = layout.dtype(config, jnp.dtype(jnp.bfloat16))
     hf_config = model.read_config(config.initialize_from_hf, config.revision)
     base = model.describe(hf_config, config.initialize_from_hf, devices, dtype, split=True)
     adapted = lora.resolve(base.linears, config.lora)
@@ -92,13 +92,13 @@ def why_not(config: TrainerConfig, lengths: PairLengths, total_steps: int, topol
             f"The model is too large for the slice ({slice_text}): its part of the base with adapter and moments takes "
             f"{least / fit.GIB:.1f} GiB of each chip, of which {room / fit.GIB:.1f} GiB can be used."
         )
-    layout = engine.layout_of(config, lengths, total_steps, devices, dtype)
-    if layout.fits:
+    chosen = layout.choose(config, lengths, total_steps, devices, dtype)
+    if chosen.fits:
         return None
-    base = base if layout.split else model.describe(hf_config, config.initialize_from_hf, devices, dtype, split=False)
-    shape = engine.plan_of(config, lengths, total_steps, devices, layout.microbatches).shapes[-1]
+    base = base if chosen.split else model.describe(hf_config, config.initialize_from_hf, devices, dtype, split=False)
+    shape = layout.plan(config, lengths, total_steps, devices, chosen.microbatches).shapes[-1]
     updates = optimizer.Optimizer(config.optimizer, total_steps)
-    traced = aot.trace_step(base, adapted, config.lora, engine.goal_of(config), updates, shape, keep=layout.keep)
+    traced = aot.trace_step(base, adapted, config.lora, engine.goal_of(config), updates, shape, keep=chosen.keep)
     try:
         aot.compile_traced(traced)
     except aot.TooLarge as refused:

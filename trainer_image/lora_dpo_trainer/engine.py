@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from lora_dpo_api.config_file import TrainerConfig
 from lora_dpo_trainer import (
     batch,
-    errors,
-    fit,
     flops,
     host_memory,
     identity,
+    layout,
     lora,
     mesh,
     metrics,
@@ -33,7 +29,6 @@ from lora_dpo_trainer import (
     remat,
     scoring,
     sources,
-    splash,
     step,
 )
 from lora_dpo_trainer.objective import Objective
@@ -42,11 +37,6 @@ from lora_dpo_trainer.step import TrainState
 
 type ReferenceLogprobs = Mapping[str, np.ndarray]
 """Split name → float32 [pairs, 2], by key; empty where the steps compute them."""
-
-GROUP_TOKENS = 16_384
-"""Where a device's memory is not known, a microbatch holds at most about so many tokens on it."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -269,12 +259,12 @@ def build(config: TrainerConfig, pairs: prepared.Prepared, owner: identity.RunId
     devices = mesh.make()
     keys = mixture.keys_of_epoch(pairs.train.component, tuple(config.data.components), config.data.train_weights)
     lengths = pairs.train.pair_lengths(keys)
-    dtype = dtype_of(config)
-    layout = layout_of(config, lengths, owner.total_steps, devices, dtype)
-    plan = plan_of(config, lengths, owner.total_steps, devices, layout.microbatches)
-    base = model.load_base(config.initialize_from_hf, config.revision, devices, dtype, split=layout.split)
+    dtype = layout.dtype(config)
+    chosen = layout.choose(config, lengths, owner.total_steps, devices, dtype)
+    plan = layout.plan(config, lengths, owner.total_steps, devices, chosen.microbatches)
+    base = model.load_base(config.initialize_from_hf, config.revision, devices, dtype, split=chosen.split)
     host_memory.give_back()
-    base = dataclasses.replace(base, module=remat.apply(base.module, layout.keep))
+    base = dataclasses.replace(base, module=remat.apply(base.module, chosen.keep))
     adapted = lora.resolve(base.linears, config.lora)
     goal = goal_of(config)
     updates = optimizer.Optimizer(config.optimizer, owner.total_steps)
@@ -290,7 +280,7 @@ def build(config: TrainerConfig, pairs: prepared.Prepared, owner: identity.RunId
         flops.Work.of(base.linears, adapted),
         updates,
         str(dtype),
-        step.make_train_step(base, adapted, goal, updates, microbatches=layout.microbatches),
+        step.make_train_step(base, adapted, goal, updates, microbatches=chosen.microbatches),
         step.make_eval_step(base, adapted, goal),
         step.make_logprob_step(base, adapted),
     )
@@ -299,79 +289,6 @@ def build(config: TrainerConfig, pairs: prepared.Prepared, owner: identity.RunId
 def goal_of(config: TrainerConfig) -> Objective:
     """What is minimised."""
     return Objective(config.loss.type, config.beta, config.loss.label_smoothing, config.loss.sft_weight)
-
-
-def layout_of(
-    config: TrainerConfig, lengths: packing.PairLengths, total_steps: int, devices: Mesh, dtype: jnp.dtype
-) -> fit.Layout:
-    """How a step is computed; where memory is not known, in microbatches of bounded length, the wide products repeated.
-
-    On a CPU elementwise results cost more to keep than to repeat, and wide products little less; it halves the memory.
-
-    Args:
-        config: The configuration.
-        lengths: Of all training pairs.
-        total_steps: Of the run.
-        devices: A mesh, or that of a topology that is not there.
-        dtype: Of the base.
-
-    Raises:
-        ConfigError: the batch cannot be split over the devices.
-    """
-    shards, pairs = mesh.data_shards(devices), config.trainer.train_batch_size
-    if pairs % shards:
-        raise errors.ConfigError(
-            f"trainer.train_batch_size {pairs} cannot be split evenly over {shards} devices.",
-            hint=f"Set it to a multiple of {shards}.",
-        )
-    numbers = [n for n in range(1, pairs // shards + 1) if (pairs // shards) % n == 0]
-    room = fit.usable_bytes(devices.devices.flat[0].device_kind)
-    if room is None:
-        wanted = int(float(lengths.encoded.mean()) * pairs / shards // GROUP_TOKENS) + 1
-        return fit.Layout(
-            next((n for n in numbers if n >= wanted), numbers[-1]), remat.Remat.NARROW_PRODUCTS, split=False
-        )
-
-    @functools.cache
-    def shape(microbatches: int) -> packing.BatchShape:
-        return plan_of(config, lengths, total_steps, devices, microbatches).shapes[-1]
-
-    described = model.describe(model.read_config(config.initialize_from_hf, config.revision), "", devices)
-    size = model.size_of(described, lora.resolve(described.linears, config.lora), dtype.itemsize)
-    layout = fit.choose(size, shape, numbers, shards, room)
-    _log.info(
-        "Layout: %d microbatches, keeping %s, base %s; about %.1f of %.1f GiB on each of %d devices",
-        layout.microbatches,
-        layout.keep,
-        "split" if layout.split else "whole",
-        layout.bytes / fit.GIB,
-        room / fit.GIB,
-        shards,
-    )
-    if not layout.fits:
-        _log.warning("The train step may not fit: take a larger slice, a smaller lora.r, or shorter pairs.")
-    return layout
-
-
-def plan_of(
-    config: TrainerConfig, lengths: packing.PairLengths, total_steps: int, devices: Mesh, microbatches: int
-) -> packing.BatchPlan:
-    """Order and shapes of the steps; arguments as of `layout_of`."""
-    return packing.BatchPlan.make(
-        lengths,
-        config.trainer.train_batch_size,
-        total_steps=total_steps,
-        seed=config.trainer.seed,
-        shuffle=config.data.shuffle,
-        groups=mesh.data_shards(devices) * microbatches,
-        row_multiple=splash.LANES if devices.devices.flat[0].platform == "tpu" else packing.ROW_MULTIPLE,
-    )
-
-
-def dtype_of(config: TrainerConfig, default: jnp.dtype | None = None) -> jnp.dtype:
-    """Of the base, and of what is computed, where the configuration asks for no float32: `model.default_dtype()`."""
-    wants_float32 = any(part.strip() in ("c=f32", "c=float32") for part in config.trainer.mp.split(","))
-    return jnp.dtype(jnp.float32) if wants_float32 else default or model.default_dtype()
 
 
 def _multiple(value: int, of: int) -> int:
