@@ -104,6 +104,11 @@ class Job:
         """Delete it, without waiting."""
         self.kubectl.text("-n", self.namespace, "delete", "ldj", self.name, "--wait=false")
 
+    def suspend(self, wanted: bool) -> None:
+        """Suspend it, or let it go on, as a user does."""
+        patch = json.dumps({"spec": {"runPolicy": {"suspend": wanted}}})
+        self.kubectl.text("-n", self.namespace, "patch", "ldj", self.name, "--type=merge", "-p", patch)
+
     @property
     def status(self) -> LoraDpoJobStatus:
         """Its status."""

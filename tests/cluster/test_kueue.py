@@ -84,11 +84,6 @@ def suspensions(kubectl: Kubectl, namespace: str, jobset: str) -> Iterator[list[
         yield seen
 
 
-def suspend(job: Job, wanted: bool) -> None:
-    patch = f'{{"spec": {{"runPolicy": {{"suspend": {str(wanted).lower()}}}}}}}'
-    job.kubectl.text("-n", job.namespace, "patch", "ldj", job.name, "--type=merge", "-p", patch)
-
-
 def trains(job: Job, beyond: int = 0) -> int:
     """Wait until it has trained some steps beyond those; the number of steps done."""
     job.reaches(JobPhase.RUNNING)
@@ -164,10 +159,10 @@ def test_a_job_waits_trains_is_evicted_and_goes_on_to_its_end(queues: str, kubec
         assert (resumed.status, resumed.reason) == ("False", "QuotaReserved")
         done = goes_on(low, done)
 
-        suspend(low, True)
+        low.suspend(True)
         low.reaches(JobPhase.SUSPENDED)
         wait_for(lambda: not low.slice_pods(), "the end of the slice's pods")
-        suspend(low, False)
+        low.suspend(False)
         goes_on(low, done)
         assert low.reaches(JobPhase.SUCCEEDED).step == STEPS
         assert seen == ["true", "false"] * 3

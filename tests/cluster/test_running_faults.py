@@ -271,11 +271,6 @@ def saved(job: Job, after: datetime.datetime | None = None) -> LoraDpoJobStatus:
     return found
 
 
-def suspend(job: Job, wanted: bool) -> None:
-    patch = json.dumps({"spec": {"runPolicy": {"suspend": wanted}}})
-    job.kubectl.text("-n", job.namespace, "patch", "ldj", job.name, "--type=merge", "-p", patch)
-
-
 def says(job: Job, words: str) -> str:
     message = str(job.status.message)
     return message if words in message else ""
@@ -507,10 +502,10 @@ def test_the_first_failure_outlives_the_pod_that_failed(world: World, faults: Sl
 def test_suspending_gives_the_slice_back_and_resuming_goes_on_where_it_was(world: World, faults: SliceTime) -> None:
     job = world.job("patient")
     before = trains(job, attempt=2)
-    suspend(job, True)
+    job.suspend(True)
     job.reaches(JobPhase.SUSPENDED)
     gives_back(job, faults)
-    suspend(job, False)
+    job.suspend(False)
     # A resume right behind the suspension finds a pod that a SIGTERM ended, and costs one more free restart.
     status = trains(job, attempt=None, beyond=before.step or 0)
     assert (status.restarts, status.steps_lost) == (1, before.steps_lost)
