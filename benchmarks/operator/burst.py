@@ -1,8 +1,9 @@
 """Many LoraDpoJobs at once: from sending each until a watch has seen what the operator made of it.
 
 The jobs are suspended, so that no pod starts. A *fresh* job is done when its prepare Job and its ConfigMap have been
-seen and its condition Accepted speaks of its generation; a *prepared* one, whose status says what prepare found (the
-benchmark writes that right after the job), when its JobSet has been seen in place of the prepare Job.
+seen and its condition Accepted speaks of its generation; a *prepared* one, whose status says what prepare found, when
+its JobSet has been seen in place of the prepare Job. A status cannot be sent with a job. So a prepared one belongs to
+another controller (`spec.managedBy`) until the benchmark has written that, and is sent by handing it to the operator.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Burst:
 
 
 class Seen:
-    """When what was first seen of which job."""
+    """When what was first seen of which job; of the condition Accepted, when it was first seen of a generation."""
 
     def __init__(self) -> None:
         self.times: dict[tuple[str, str], float] = {}
@@ -78,7 +79,7 @@ class Seen:
         conditions = found.get("status", {}).get("conditions", [])
         accepted = [one for one in conditions if one["type"] == "Accepted" and one["status"] == "True"]
         if any(one.get("observedGeneration") == generation for one in accepted):
-            self._first(found["metadata"]["name"], "accepted", now)
+            self._first(found["metadata"]["name"], f"accepted {generation}", now)
 
     def _first(self, name: str, what: str, now: float) -> None:
         self.times.setdefault((name, what), now)
@@ -110,10 +111,16 @@ async def at_once(api: Api, seen: Seen, count: int, *, prepared: bool) -> Burst:
     async def one(name: str) -> None:
         async with slots:
             sent[name] = time.perf_counter()
-            await send(api, name, prepared=prepared)
+            await (hand_over(api, name) if prepared else api.send("POST", JOBS, job(name)))
 
+    async def before(name: str) -> None:
+        async with slots:
+            await prepare(api, name)
+
+    if prepared:
+        await asyncio.gather(*(before(name) for name in wanted))
     await asyncio.gather(*(one(name) for name in wanted))
-    parts = ("jobset" if prepared else "prepare", "config", "accepted")
+    parts = ("jobset", "config", "accepted 2") if prepared else ("prepare", "config", "accepted 1")
     await _all(seen, wanted, parts)
     done = {name: max(seen.times[name, part] for part in parts) for name in wanted}
     first = min(sent.values())
@@ -131,12 +138,17 @@ async def one_by_one(api: Api, seen: Seen, count: int, *, prepared: bool) -> tup
     return tuple(itertools.chain.from_iterable(found.latencies for found in rounds))
 
 
-async def send(api: Api, name: str, *, prepared: bool) -> None:
-    """Send a job, and what was found in preparing it."""
-    await api.send("POST", JOBS, job(name))
-    if prepared:
-        body = {"status": {"prepared": PREPARED}}
-        await api.send("PATCH", f"{JOBS}/{name}/status", body, kind="merge-patch+json")
+async def prepare(api: Api, name: str) -> None:
+    """Make a job that the operator leaves alone, and write what was found in preparing it."""
+    made = job(name)
+    await api.send("POST", JOBS, made | {"spec": made["spec"] | {"managedBy": "kueue.x-k8s.io/multikueue"}})
+    body = {"status": {"prepared": PREPARED}}
+    await api.send("PATCH", f"{JOBS}/{name}/status", body, kind="merge-patch+json")
+
+
+async def hand_over(api: Api, name: str) -> None:
+    """Give such a job to the operator."""
+    await api.send("PATCH", f"{JOBS}/{name}", {"spec": {"managedBy": None}}, kind="merge-patch+json")
 
 
 async def clear(api: Api, paths: Sequence[str] = (JOBS, *WATCHED.values())) -> None:
