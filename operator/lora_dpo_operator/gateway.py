@@ -31,6 +31,7 @@ from lora_dpo_operator.errors import (
     RejectedError,
     UnavailableError,
 )
+from lora_dpo_operator.warning_events import WarningEvents
 
 Manifest = dict[str, Any]
 Observer = Callable[[str, str, int], None]
@@ -96,6 +97,7 @@ class Gateway:
         self._observer = observer
         self._read_only = False
         self._served: dict[str, tuple[str | None, float]] = {}
+        self._warnings = WarningEvents(lambda namespace: self.list(EVENTS, namespace, fields="type=Warning"))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -144,6 +146,19 @@ class Gateway:
             token = page.get("metadata", {}).get("continue", "")
             if not token:
                 return
+
+    async def warnings(self, namespace: str, uid: str, *, age: float) -> tuple[Manifest, ...]:
+        """The last events of type Warning about an object.
+
+        Args:
+            namespace: where it is.
+            uid: the object's.
+            age: seconds that what is answered may be old; more where the namespace has very many events.
+
+        Raises:
+            GatewayError: any failure.
+        """
+        return await self._warnings.about(namespace, uid, age=age)
 
     async def served_version(self, group: str) -> str | None:
         """The version of an API group that the cluster prefers; None where it does not serve the group.

@@ -11,7 +11,6 @@ from lora_dpo_api.tpu import ACCELERATOR_LABEL
 from lora_dpo_operator import accept, names, waiting
 from lora_dpo_operator.errors import ForbiddenError, NameTakenError, NotFoundError
 from lora_dpo_operator.gateway import (
-    EVENTS,
     JOBS,
     JOBSETS,
     LORA_DPO_JOBS,
@@ -30,8 +29,6 @@ from lora_dpo_operator.reasons import Reason
 from lora_dpo_operator.settings import Settings
 from lora_dpo_operator.terminations import Termination, of_pod
 from lora_dpo_operator.workloads import Workload
-
-_EVENTS_READ = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +68,8 @@ async def observe(gateway: Gateway, namespace: str, name: str, memory: Memory, s
     observed = await _with_queue(gateway, _assemble(raw, jobset, jobs, pods, memory, settings))
     watched = waiting.watched(observed)
     if watched is not None:
-        observed = dataclasses.replace(observed, warnings=await _warnings(gateway, namespace, watched))
+        told = await gateway.warnings(namespace, watched.uid, age=settings.recheck_seconds)
+        observed = dataclasses.replace(observed, warnings=items(EventView, list(told)))
     if isinstance(observed.verdict, Accepted) and any(pod.unschedulable for pod in observed.slice_pods):
         observed = dataclasses.replace(observed, nodes=await _tpu_hosts(gateway))
     return observed
@@ -211,9 +209,3 @@ def taken(error: NameTakenError) -> Trouble:
 def with_workload(observed: Observed, manifest: Manifest | None) -> Observed:
     """What was observed, and Kueue's Workload as the API server has just returned it."""
     return dataclasses.replace(observed, workload=Workload.model_validate(manifest) if manifest else None)
-
-
-async def _warnings(gateway: Gateway, namespace: str, metadata: ObjectMeta) -> tuple[EventView, ...]:
-    selector = f"involvedObject.uid={metadata.uid},type=Warning"
-    found = await gateway.list(EVENTS, namespace, fields=selector)
-    return items(EventView, found[-_EVENTS_READ:])

@@ -104,7 +104,11 @@ async def test_a_jobset_of_someone_else_is_trouble(held: Held, gateway: Gateway)
 async def test_a_pod_that_cannot_start_brings_its_events(held: Held, gateway: Gateway) -> None:
     held[JOBS] = [wire(a_batch_job(Phase.PREPARE, 1))]
     held[PODS] = [wire(a_pod(Phase.PREPARE, 1, waiting=("ContainerCreating", "")))]
-    held[EVENTS] = [{"type": "Warning", "reason": "FailedMount", "message": 'secret "certs" not found'}]
+    about = {"involvedObject": {"uid": held[PODS][0]["metadata"]["uid"]}}
+    held[EVENTS] = [
+        {"type": "Warning", "reason": "FailedMount", "message": 'secret "certs" not found', **about},
+        {"type": "Warning", "reason": "OfAnotherPod", "message": "x", "involvedObject": {"uid": "another"}},
+    ]
     observed = await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS)
     assert observed is not None
     assert [event.reason for event in observed.warnings] == ["FailedMount"]
