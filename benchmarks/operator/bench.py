@@ -57,6 +57,7 @@ async def under_load(kubeconfig: Path, jobs: int, rounds: int, *, beside: bool) 
     found: dict[str, list[Any]] = {"prepared": [], "fresh": [], "single": [], "single_fresh": []}
     peers: list[Burst] = []
     peer_singles: list[float] = []
+    by_hand: list[float] = []
     async with api.connect(kubeconfig) as door:
         for number in range(rounds):
             if beside:
@@ -74,6 +75,8 @@ async def under_load(kubeconfig: Path, jobs: int, rounds: int, *, beside: bool) 
                 async with burst.watching(door) as seen:
                     singles = await burst.one_by_one(door, seen, SINGLES, prepared=prepared)
                     made = await burst.at_once(door, seen, jobs, prepared=prepared)
+                if prepared:
+                    by_hand.append(await burst.by_hand(door, jobs))
                 await burst.clear(door)
                 found["single" if prepared else "single_fresh"].append(singles)
                 found[kind].append(made)
@@ -83,7 +86,10 @@ async def under_load(kubeconfig: Path, jobs: int, rounds: int, *, beside: bool) 
                     flush=True,
                 )
         own = await rest.own(door)
-    ours = _ours(found) | {"rss_mb_after_bursts": own["process_resident_memory_bytes"] / 1e6}
+    ours = _ours(found) | {
+        "by_hand_per_second": statistics.median(by_hand),
+        "rss_mb_after_bursts": own["process_resident_memory_bytes"] / 1e6,
+    }
     if not beside:
         return {"jobs": jobs, "rounds": rounds} | ours
     theirs = statistics.median(made.per_second for made in peers)
@@ -172,16 +178,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 if options.peer:
                     peer.install(cluster)
                 report |= asyncio.run(under_load(cluster.kubeconfig, options.jobs, options.rounds, beside=options.peer))
+                save(report)
             if options.running and isinstance(cluster, SourceCluster):
                 report |= asyncio.run(while_running(cluster, options.running))
+                save(report)
             if options.at_rest:
                 report |= asyncio.run(at_rest(cluster.kubeconfig, kubectl, options.at_rest))
         finally:
             if not options.keep:
                 cluster.down(print)
+    save(report)
+    print(json.dumps(report, indent=1))
+
+
+def save(report: Mapping[str, Any]) -> None:
+    """Keep what has been measured so far."""
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     REPORT.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":

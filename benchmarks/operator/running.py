@@ -72,9 +72,8 @@ async def measure(api: Api, count: int) -> Running:
 
     async def one(name: str) -> None:
         async with slots:
-            await api.send("POST", burst.JOBS, _job(name))
-            path = f"{burst.JOBS}/{name}/status"
-            await api.send("PATCH", path, {"status": {"prepared": burst.PREPARED}}, kind="merge-patch+json")
+            await burst.prepare(api, _job(name))
+            await burst.hand_over(api, name)
 
     await asyncio.gather(*(one(f"b{run}-{number:05d}") for number in range(count)))
     while (await rest.own(api)).get('jobs{phase="Running"}', 0) < count:
