@@ -80,7 +80,7 @@ _OTHER = re.compile(
 """Words of YAML 1.1, which kubectl and Helm read, and numbers of 1.1 and 1.2: only quoted are they text to both."""
 
 
-class _Writer(yaml.CSafeDumper):
+class _Writer(yaml.CSafeDumper):  # type: ignore[misc]
     """libyaml's writer, many times as fast as one in Python, with text quoted that some reader would take for more.
 
     It follows YAML 1.1; so does what it writes of numbers, which 1.2 reads alike.

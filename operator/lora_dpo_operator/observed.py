@@ -160,8 +160,8 @@ class Observed:
     def versions(self) -> frozenset[tuple[str, str]]:
         """Of the job, and of each child and pod that was read: its uid, and in which version."""
         children = (self.prepare, self.jobset, self.export, *self.slice_jobs, *self.pods)
-        found = (self.metadata, *(one.metadata for one in children if one is not None))
-        return frozenset((one.uid, one.resource_version or "") for one in found)
+        read = ((one.metadata.uid, one.metadata.resource_version) for one in children if one is not None)
+        return frozenset({(self.metadata.uid, self.metadata.resource_version or ""), *read})
 
     @property
     def wants_suspension(self) -> bool:
