@@ -28,6 +28,8 @@ from lora_dpo_operator.service import Service
 TICK_SECONDS = 0.25
 STALLED_AFTER = 60.0
 """Seconds without a turn after which the loop counts as dead."""
+LOOKS_A_SECOND = 10.0
+"""Over all jobs, at what no watch tells of: a thousand jobs that wait must not keep the API server busy."""
 CONCURRENCY = 20
 """Jobs looked at at once."""
 
@@ -42,6 +44,7 @@ class Resync:
         self._session = session
         self._clock = clock
         self._budget = Budget(service.settings.progress_budget)
+        self._looks = Budget(LOOKS_A_SECOND)
         self._slots = asyncio.Semaphore(CONCURRENCY)
         self._tasks: dict[tuple[str, Key], asyncio.Task[None]] = {}
         self._turned = time.monotonic()
@@ -64,6 +67,9 @@ class Resync:
                 await self._list()
             for key in self._service.due():
                 self._start("reconcile", key, self._service.reconcile(key))
+            for key in self._service.looks():
+                if ("reconcile", key) not in self._tasks and self._looks.take(time.monotonic()):
+                    self._start("reconcile", key, self._service.reconcile(key))
             for key in self._service.polls():
                 if ("poll", key) not in self._tasks and self._budget.take(time.monotonic()):
                     self._start("poll", key, self._service.poll(key, self._pull))

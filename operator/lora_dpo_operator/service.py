@@ -51,7 +51,8 @@ class Entry:
         status: as last read or written; None while the job itself has not been seen, only a child that names it.
         asked: uid, generation and labels of the job as a watch last told of it.
         failures: reconciles that failed since the last good one.
-        due: when to look again without being told, by the monotonic clock.
+        due: when to look again because something failed, was heard of, or has reached a limit; by the monotonic clock.
+        look_due: when to look again at something that no watch tells of.
         poll_due: when to read the progress again.
         target: whom the progress was last read from.
     """
@@ -66,6 +67,7 @@ class Entry:
     asked: tuple[object, ...] = ()
     failures: int = 0
     due: float | None = None
+    look_due: float | None = None
     poll_due: float = 0.0
     target: progress.Target | None = None
 
@@ -217,9 +219,15 @@ class Service:
                 await self._reconcile(key, entry)
 
     def due(self) -> list[Key]:
-        """Jobs to look at again, because something failed or no watch would tell."""
+        """Jobs to look at again now: something failed, was heard of, or has reached a limit."""
         now = self._monotonic()
         return [key for key, entry in self._entries.items() if entry.due is not None and entry.due <= now]
+
+    def looks(self) -> list[Key]:
+        """Jobs to look at again as soon as there is time, since no watch would tell; those that wait longest first."""
+        now = self._monotonic()
+        found = [(entry.look_due, key) for key, entry in self._entries.items() if entry.look_due is not None]
+        return [key for due, key in sorted(found) if due <= now]
 
     def polls(self) -> list[Key]:
         """Running jobs whose progress is to be read now, those that have waited longest first."""
@@ -276,7 +284,7 @@ class Service:
         self._keep(key, entry, observed)
 
     def _keep(self, key: Key, entry: Entry, observed: Observed | None) -> None:
-        entry.failures, entry.due = 0, None
+        entry.failures, entry.due, entry.look_due = 0, None, None
         if observed is None:
             self._entries.pop(key, None)
             return
@@ -290,6 +298,7 @@ class Service:
             entry.target = target
             entry.memory = dataclasses.replace(entry.memory, poll=NOT_POLLED)
         entry.due = self._next_look(entry, self._due(observed))
+        entry.look_due = self._look_due(observed)
 
     def _next_look(self, entry: Entry, due: float | None) -> float | None:
         """When to look again, also at what was heard of and not yet seen."""
@@ -299,11 +308,16 @@ class Service:
         return settled if due is None else min(due, settled)
 
     def _due(self, observed: Observed) -> float | None:
-        """When to look again without being told: soon where no watch tells, and when a limit is reached."""
+        """When a limit is reached."""
         now = self._clock()
         limits = (deadlines.next_due(observed, now), lifetime.expires_at(observed))
         waits = [max(0.0, (limit - now).total_seconds()) for limit in limits if limit is not None]
-        waits += [self.settings.recheck_seconds] if needs_another_look(observed) else []
+        return self._monotonic() + min(waits) if waits else None
+
+    def _look_due(self, observed: Observed) -> float | None:
+        """When to look at what no watch tells of."""
+        now = self._clock()
+        waits = [self.settings.recheck_seconds] if needs_another_look(observed) else []
         if observed.queued_since is not None:
             # Its turn shows on the child; what it waits for changes ever more slowly.
             waits.append(max(self.settings.recheck_seconds, (now - observed.queued_since).total_seconds() / 2))

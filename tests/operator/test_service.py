@@ -272,15 +272,15 @@ async def test_a_wait_in_a_queue_is_looked_at_ever_more_rarely(queued: Cluster, 
     await service.reconcile(KEY)
     assert queued.status.phase is JobPhase.QUEUED
     queued.advance(4)
-    assert service.due() == []
+    assert service.looks() == []
     queued.advance(1)
-    assert service.due() == [KEY]
+    assert service.looks() == [KEY]
     queued.advance(100)
     await service.reconcile(KEY)
     queued.advance(56)
-    assert service.due() == []
+    assert service.looks() == []
     queued.advance(1)
-    assert service.due() == [KEY]
+    assert service.looks() == [KEY]
 
 
 async def test_suspending_a_job_in_a_queue_touches_its_workload_alone(queued: Cluster, service: Service) -> None:
@@ -423,7 +423,7 @@ async def test_what_the_cluster_refuses_for_now_is_told_and_tried_again(
     assert cluster.status.failure is None
     cluster.refuses.clear()
     cluster.advance(round(SETTINGS.recheck_seconds))
-    assert service.due() == [KEY]
+    assert service.looks() == [KEY]
     await service.reconcile(KEY)
     assert JOBSET in cluster.held
     assert cluster.status.phase is JobPhase.INITIALIZING
@@ -489,6 +489,6 @@ async def test_what_a_deleted_job_of_the_same_name_left_is_waited_for(
     del new.held[path]
     new.refuses.clear()
     new.advance(round(SETTINGS.recheck_seconds))
-    assert service.due() == [KEY]
+    assert service.looks() == [KEY]
     await service.reconcile(KEY)
     assert new.status.phase is JobPhase.PREPARING

@@ -1,0 +1,64 @@
+"""How often the loop looks at jobs that no watch tells of."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import aiohttp
+
+from lora_dpo_operator import resync
+from lora_dpo_operator.metrics import Instruments, Key
+from lora_dpo_operator.service import Service
+
+from .builders import SETTINGS, at
+
+
+class Waiting:
+    """A thousand jobs, all of which are to be looked at again."""
+
+    settings = SETTINGS
+
+    def __init__(self) -> None:
+        self.instruments = Instruments()
+        self.gateway = self
+        self.left = [("team-a", f"job-{number}") for number in range(1000)]
+        self.looked: list[Key] = []
+        self.enough = asyncio.Event()
+
+    async def list(self, *_: Any, **__: Any) -> list[Any]:
+        return []
+
+    async def reconcile(self, key: Key) -> None:
+        self.looked.append(key)
+        self.left.remove(key)
+        if len(self.looked) >= 1.5 * resync.LOOKS_A_SECOND:
+            self.enough.set()
+
+    def looks(self) -> list[Key]:
+        return list(self.left)
+
+    def due(self) -> list[Key]:
+        return []
+
+    def polls(self) -> list[Key]:
+        return []
+
+    def forget(self, known: set[Key]) -> None: ...
+
+    def announce(self, nodes: object) -> None: ...
+
+
+async def test_a_thousand_jobs_that_wait_are_looked_at_a_few_at_a_time_those_that_wait_longest_first() -> None:
+    held = Waiting()
+    async with aiohttp.ClientSession() as session:
+        loop = asyncio.create_task(resync.Resync(cast(Service, held), session, lambda: at(0)).run())
+        began = asyncio.get_running_loop().time()
+        await held.enough.wait()
+        took = asyncio.get_running_loop().time() - began
+        loop.cancel()
+        await asyncio.gather(loop, return_exceptions=True)
+    # A second's worth at once, then as they come.
+    assert len(held.looked) <= resync.LOOKS_A_SECOND * (took + 1) + 1
+    assert took >= 0.4
+    assert held.looked == [("team-a", f"job-{number}") for number in range(len(held.looked))]
