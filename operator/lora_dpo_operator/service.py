@@ -226,8 +226,9 @@ class Service:
     def looks(self) -> list[Key]:
         """Jobs to look at again as soon as there is time, since no watch would tell; those that wait longest first."""
         now = self._monotonic()
-        found = [(entry.look_due, key) for key, entry in self._entries.items() if entry.look_due is not None]
-        return [key for due, key in sorted(found) if due <= now]
+        entries = self._entries.items()
+        due = [(entry.look_due, key) for key, entry in entries if entry.look_due is not None and entry.look_due <= now]
+        return [key for _, key in sorted(due)]
 
     def polls(self) -> list[Key]:
         """Running jobs whose progress is to be read now, those that have waited longest first."""
