@@ -20,13 +20,16 @@ from lora_dpo_operator.observed import Accepted, Observed
 from lora_dpo_operator.pods import Pod
 from lora_dpo_operator.reasons import FailureClass, Reason
 
+_CUT = datetime.timedelta(seconds=1)
+"""Kubernetes cuts its times to the second: a limit that is counted from one of them comes up to so much early."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limit:
     """A limit that applies now.
 
     Attributes:
-        due: when it is reached.
+        due: when it is reached, as counted from the objects' own times.
         message: what will then have happened, in the past tense.
         pod: the host that the others wait for, where it is known.
     """
@@ -36,6 +39,11 @@ class Limit:
     message: str
     hint: str
     pod: Pod | None = None
+
+    @property
+    def surely_due(self) -> datetime.datetime:
+        """When it is reached for certain."""
+        return self.due + _CUT
 
 
 def limits(observed: Observed, now: datetime.datetime) -> tuple[Limit, ...]:
@@ -51,7 +59,7 @@ def limits(observed: Observed, now: datetime.datetime) -> tuple[Limit, ...]:
 
 def failure(observed: Observed, now: datetime.datetime) -> Failure | None:
     """Why the job's patience has ended; None while it has not."""
-    passed = [limit for limit in limits(observed, now) if limit.due <= now]
+    passed = [limit for limit in limits(observed, now) if limit.surely_due <= now]
     first = min(passed, key=lambda limit: limit.due, default=None)
     if first is None:
         return None
@@ -69,7 +77,7 @@ def failure(observed: Observed, now: datetime.datetime) -> Failure | None:
 
 def next_due(observed: Observed, now: datetime.datetime) -> datetime.datetime | None:
     """When a limit will be reached if nothing changes until then."""
-    return min((limit.due for limit in limits(observed, now)), default=None)
+    return min((limit.surely_due for limit in limits(observed, now)), default=None)
 
 
 def _waiting(observed: Observed, jobset: JobSet, policy: RunPolicy) -> Iterator[Limit]:

@@ -155,7 +155,7 @@ async def test_the_operator_looks_again_when_a_limit_is_reached_and_tells_before
 ) -> None:
     await service.reconcile(KEY)
     assert cluster.status.phase is JobPhase.QUEUED
-    cluster.advance(50)
+    cluster.advance(51)
     assert service.due() == []
     cluster.advance(1)
     assert service.due() == [KEY]
