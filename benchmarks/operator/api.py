@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
 import ssl
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,17 @@ from lora_dpo_api import yaml12
 Object = dict[str, Any]
 CONCURRENCY = 40
 """Requests under way at once; more would measure the queue in front of the API server."""
+
+
+async def each[T](items: Iterable[T], work: Callable[[T], Awaitable[object]]) -> None:
+    """Do something with each of them, `CONCURRENCY` at once."""
+    slots = asyncio.Semaphore(CONCURRENCY)
+
+    async def one(item: T) -> None:
+        async with slots:
+            await work(item)
+
+    await asyncio.gather(*map(one, items))
 
 
 class Api:

@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 
-from benchmarks.operator.api import CONCURRENCY, Api, Object
+from benchmarks.operator.api import Api, Object, each
 from lora_dpo_api.wire import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from lora_dpo_operator import names
 
@@ -106,20 +106,14 @@ async def at_once(api: Api, seen: Seen, count: int, *, prepared: bool) -> Burst:
     run = uuid.uuid4().hex[:6]
     wanted = [f"b{run}-{number:05d}" for number in range(count)]
     sent: dict[str, float] = {}
-    slots = asyncio.Semaphore(CONCURRENCY)
 
     async def one(name: str) -> None:
-        async with slots:
-            sent[name] = time.perf_counter()
-            await (hand_over(api, name) if prepared else api.send("POST", JOBS, job(name)))
-
-    async def before(name: str) -> None:
-        async with slots:
-            await prepare(api, job(name))
+        sent[name] = time.perf_counter()
+        await (hand_over(api, name) if prepared else api.send("POST", JOBS, job(name)))
 
     if prepared:
-        await asyncio.gather(*(before(name) for name in wanted))
-    await asyncio.gather(*(one(name) for name in wanted))
+        await each(wanted, lambda name: prepare(api, job(name)))
+    await each(wanted, one)
     parts = ("jobset", "config", "accepted 2") if prepared else ("prepare", "config", "accepted 1")
     await _all(seen, wanted, parts)
     done = {name: max(seen.times[name, part] for part in parts) for name in wanted}
@@ -140,17 +134,16 @@ async def by_hand(api: Api, count: int) -> float:
         count: how many.
     """
     found = await api.send("GET", f"{WATCHED['jobset']}&limit=1")
-    pattern, run, slots = found["items"][0], uuid.uuid4().hex[:6], asyncio.Semaphore(CONCURRENCY)
+    pattern, run = found["items"][0], uuid.uuid4().hex[:6]
     path, labels = WATCHED["jobset"].partition("?")[0], {"by-hand": run}
 
     async def one(number: int) -> None:
         metadata = {"name": f"b{run}-{number:05d}", "labels": labels}
         kind = {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet"}
-        async with slots:
-            await api.send("POST", path, kind | {"metadata": metadata, "spec": pattern["spec"]})
+        await api.send("POST", path, kind | {"metadata": metadata, "spec": pattern["spec"]})
 
     began = time.perf_counter()
-    await asyncio.gather(*(one(number) for number in range(count)))
+    await each(range(count), one)
     took = time.perf_counter() - began
     await clear(api, (f"{path}?labelSelector=by-hand%3D{run}",))
     return count / took

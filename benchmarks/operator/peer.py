@@ -11,7 +11,7 @@ import time
 import uuid
 
 from benchmarks.operator import burst
-from benchmarks.operator.api import CONCURRENCY, Api, Object
+from benchmarks.operator.api import Api, Object, each
 from benchmarks.operator.burst import Burst
 from lora_dpo_localcluster import controllers, errors, tools
 from lora_dpo_localcluster.controllers import Manifest, kubectl
@@ -68,21 +68,19 @@ async def at_once(api: Api, count: int) -> Burst:
     wanted = {f"b{run}-{number:05d}" for number in range(count)}
     sent: dict[str, float] = {}
     seen: dict[str, float] = {}
-    slots = asyncio.Semaphore(CONCURRENCY)
 
     def see(found: Object, now: float) -> None:
         if found["metadata"]["name"] in wanted:
             seen.setdefault(found["metadata"]["name"], now)
 
     async def one(name: str) -> None:
-        async with slots:
-            sent[name] = time.perf_counter()
-            await api.send("POST", JOBS, _job(name))
+        sent[name] = time.perf_counter()
+        await api.send("POST", JOBS, _job(name))
 
     watch = asyncio.create_task(api.watch(JOBSETS, see))
     await asyncio.sleep(1)
     try:
-        await asyncio.gather(*(one(name) for name in sorted(wanted)))
+        await each(sorted(wanted), one)
         deadline = time.monotonic() + burst.TIMEOUT
         while len(seen) < count:
             if time.monotonic() > deadline:

@@ -8,7 +8,7 @@ import re
 import time
 
 from benchmarks.operator import burst
-from benchmarks.operator.api import CONCURRENCY, Api
+from benchmarks.operator.api import Api, each
 
 SERVICE = "/api/v1/namespaces/lora-dpo-system/services/lora-dpo-operator:http/proxy/metrics"
 RESYNCS = 3
@@ -35,43 +35,38 @@ class Rest:
 
 async def fill(api: Api, count: int) -> None:
     """Make finished jobs; the operator should be away, or it would begin to work on them."""
-    slots = asyncio.Semaphore(CONCURRENCY)
 
     async def one(name: str) -> None:
-        async with slots:
-            made = await api.send("POST", burst.JOBS, burst.job(name))
-            status = {
-                "phase": "Succeeded",
-                "observedGeneration": made["metadata"]["generation"],
-                "message": "The adapter is trained, verified and exported",
-                "completionTime": "2026-01-01T12:00:00Z",
-                "metrics": {"loss": 0.42, "accuracy": 0.81, "rewardMargin": 1.7},
-            }
-            path = f"{burst.JOBS}/{name}/status"
-            await api.send("PATCH", path, {"status": status}, kind="merge-patch+json")
+        made = await api.send("POST", burst.JOBS, burst.job(name))
+        status = {
+            "phase": "Succeeded",
+            "observedGeneration": made["metadata"]["generation"],
+            "message": "The adapter is trained, verified and exported",
+            "completionTime": "2026-01-01T12:00:00Z",
+            "metrics": {"loss": 0.42, "accuracy": 0.81, "rewardMargin": 1.7},
+        }
+        await api.send("PATCH", f"{burst.JOBS}/{name}/status", {"status": status}, kind="merge-patch+json")
 
-    await asyncio.gather(*(one(f"done-{number:05d}") for number in range(count)))
+    await each((f"done-{number:05d}" for number in range(count)), one)
 
 
 async def observe(api: Api, resync_seconds: float) -> Rest:
     """Watch an operator that was started just now for a few resyncs."""
-    began = time.monotonic()
-    peak, start, cpu = 0.0, 0.0, (0.0, 0.0)
-    while not start or time.monotonic() - began < start + RESYNCS * resync_seconds:
+    found: dict[str, float] = {}
+    while not found.get("last_resync_timestamp_seconds"):
+        await asyncio.sleep(1)
         found = await own(api)
-        peak = max(peak, found.get("process_resident_memory_bytes", 0.0))
-        if not start and found.get("last_resync_timestamp_seconds"):
-            # Kopf's own first look at every job is work of the start too.
-            await asyncio.sleep(resync_seconds)
-            start = time.monotonic() - began - resync_seconds
-            cpu = (time.monotonic(), (await own(api))["process_cpu_seconds_total"])
-        await asyncio.sleep(SCRAPE_SECONDS if start else 1)
-    used = (await own(api))["process_cpu_seconds_total"] - cpu[1]
-    return Rest(
-        peak_rss_mb=peak / 1e6,
-        cpu_percent=100 * used / (time.monotonic() - cpu[0]),
-        start_seconds=start,
-    )
+    start = found["last_resync_timestamp_seconds"] - found["process_start_time_seconds"]
+    peak = found["process_resident_memory_bytes"]
+    # Kopf's own first look at every job is work of the start too.
+    await asyncio.sleep(resync_seconds)
+    before, began = await own(api), time.monotonic()
+    while time.monotonic() - began < RESYNCS * resync_seconds:
+        await asyncio.sleep(SCRAPE_SECONDS)
+        found = await own(api)
+        peak = max(peak, found["process_resident_memory_bytes"])
+    used = found["process_cpu_seconds_total"] - before["process_cpu_seconds_total"]
+    return Rest(peak_rss_mb=peak / 1e6, cpu_percent=100 * used / (time.monotonic() - began), start_seconds=start)
 
 
 async def own(api: Api) -> dict[str, float]:

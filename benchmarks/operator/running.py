@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.operator import burst, rest
-from benchmarks.operator.api import CONCURRENCY, Api, Object
+from benchmarks.operator.api import Api, Object, each
 from lora_dpo_api import yaml12
 from lora_dpo_localcluster import controllers
 from lora_dpo_localcluster.source_provider import SourceCluster
@@ -67,15 +67,13 @@ def pose(cluster: SourceCluster) -> None:
 async def measure(api: Api, count: int) -> Running:
     """Let so many jobs train, and look at the operator for a while."""
     run = uuid.uuid4().hex[:6]
-    slots = asyncio.Semaphore(CONCURRENCY)
     began = time.monotonic()
 
     async def one(name: str) -> None:
-        async with slots:
-            await burst.prepare(api, _job(name))
-            await burst.hand_over(api, name)
+        await burst.prepare(api, _job(name))
+        await burst.hand_over(api, name)
 
-    await asyncio.gather(*(one(f"b{run}-{number:05d}") for number in range(count)))
+    await each((f"b{run}-{number:05d}" for number in range(count)), one)
     while (await rest.own(api)).get('jobs{phase="Running"}', 0) < count:
         if time.monotonic() - began > TIMEOUT:
             raise RuntimeError(f"of {count} jobs not all run: {await rest.own(api)}")
