@@ -20,7 +20,7 @@ _HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
 
 def text(registry: CollectorRegistry) -> bytes:
     """Everything that a registry holds."""
-    return "".join(_lines(registry.collect())).encode()
+    return b"".join(_families(registry.collect()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,21 +31,21 @@ class _Of(Collector):
         yield self.metric
 
 
-def _lines(metrics: Iterable[Metric]) -> Iterator[str]:
-    # By identity, for as long as the dictionaries live: the samples hold them.
-    written: dict[int, str] = {}
-    kept: list[Metric] = []
+def _families(metrics: Iterable[Metric]) -> Iterator[bytes]:
+    """Each metric's text by itself: of thousands of jobs the samples and lines of one metric are held at a time."""
+    # By identity, which lasts as long as the dictionary: so that is held too.
+    written: dict[int, tuple[Mapping[str, str], str]] = {}
     for metric in metrics:
         if metric.type != "gauge":
-            yield generate_latest(_Of(metric)).decode()
+            yield generate_latest(_Of(metric))
             continue
-        kept.append(metric)
-        yield f"# HELP {metric.name} {metric.documentation.translate(_HELP_ESCAPES)}\n# TYPE {metric.name} gauge\n"
+        lines = [f"# HELP {metric.name} {metric.documentation.translate(_HELP_ESCAPES)}\n# TYPE {metric.name} gauge\n"]
         for sample in metric.samples:
-            labels = written.get(id(sample.labels))
-            if labels is None:
-                labels = written[id(sample.labels)] = _labels(sample.labels)
-            yield f"{sample.name}{labels} {_number(sample.value)}\n"
+            key = id(sample.labels)
+            if key not in written:
+                written[key] = (sample.labels, _labels(sample.labels))
+            lines.append(f"{sample.name}{written[key][1]} {_number(sample.value)}\n")
+        yield "".join(lines).encode()
 
 
 def _labels(labels: Mapping[str, str]) -> str:

@@ -37,8 +37,8 @@ def configure(settings: kopf.OperatorSettings) -> None:
     for plural in ("jobsets", "jobs", "pods"):
         settings.watching.label_selectors[plural] = names.SELECTOR
     settings.networking.request_timeout, settings.networking.connect_timeout = 60, 10
-    # An idle worker keeps its slot for the idle timeout: both or neither.
-    settings.queueing.worker_limit, settings.queueing.idle_timeout = 50, 0.5
+    # An idle worker keeps its slot for the idle timeout, and what waits for a slot is held in memory as a whole.
+    settings.queueing.worker_limit, settings.queueing.idle_timeout = 50, 0.05
     settings.posting.enabled = False
 
 

@@ -74,7 +74,11 @@ def interval(running: int, *, shortest: float, budget: float) -> float:
 def client() -> aiohttp.ClientSession:
     """A session for `pull`; the caller closes it."""
     return aiohttp.ClientSession(
-        timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS), auto_decompress=False, trust_env=False
+        # A pod is asked again after many seconds: meanwhile a connection would only take up room.
+        connector=aiohttp.TCPConnector(force_close=True),
+        timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
+        auto_decompress=False,
+        trust_env=False,
     )
 
 
