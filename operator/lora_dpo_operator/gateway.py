@@ -74,6 +74,8 @@ LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 
 _UNDECLARED = "field not declared in schema"
 """What the API server says, with HTTP 500, of an applied field that a definition does not have."""
+CONNECTIONS = 32
+"""To the API server: each has buffers of a quarter of a megabyte, and so many calls at once keep any server busy."""
 DISCOVERY_SECONDS = 30.0
 """How long it is believed that an API group is served, or that it is not."""
 
@@ -121,7 +123,7 @@ class Gateway:
     async def list(
         self, resource: Resource, namespace: str | None, *, labels: str = "", fields: str = ""
     ) -> list[Manifest]:
-        """Read a collection, page by page.
+        """Read a collection.
 
         Args:
             resource: what to list.
@@ -132,11 +134,12 @@ class Gateway:
         Raises:
             GatewayError: any failure.
         """
-        return [item async for item in self._pages(resource, namespace, labels, fields)]
+        return [item async for item in self.each(resource, namespace, labels=labels, fields=fields)]
 
-    async def _pages(
-        self, resource: Resource, namespace: str | None, labels: str, fields: str
+    async def each(
+        self, resource: Resource, namespace: str | None, *, labels: str = "", fields: str = ""
     ) -> AsyncIterator[Manifest]:
+        """Read a collection as `list` does, and hold no more than a page of it at a time."""
         token = ""
         while True:
             query = {"labelSelector": labels, "fieldSelector": fields, "limit": "500", "continue": token}
@@ -355,7 +358,7 @@ async def connect(*, observer: Observer | None = None) -> Gateway:
     Raises:
         kubernetes.aio.config.ConfigException: there is neither.
     """
-    configuration = kube.Configuration()
+    configuration = kube.Configuration(connection_pool_maxsize=CONNECTIONS)
     if "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
         kube_config.load_incluster_config(client_configuration=configuration)
     else:

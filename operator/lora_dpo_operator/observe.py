@@ -46,8 +46,17 @@ class Memory:
     maintenance: tuple[Node, ...] = ()
 
 
-async def observe(gateway: Gateway, namespace: str, name: str, memory: Memory, settings: Settings) -> Observed | None:
+async def observe(
+    gateway: Gateway, key: tuple[str, str], memory: Memory, settings: Settings, *, new: Manifest | None = None
+) -> Observed | None:
     """Read everything about a job, once.
+
+    Args:
+        gateway: the door to the API server.
+        key: namespace and name of the job.
+        memory: what else is known of it.
+        settings: the operator's.
+        new: the job, where it has been read already and no operator has written to it.
 
     Returns:
         None where the job is gone, or going.
@@ -55,16 +64,18 @@ async def observe(gateway: Gateway, namespace: str, name: str, memory: Memory, s
     Raises:
         GatewayError: the API server did not answer.
     """
-    raw, jobset = await asyncio.gather(
-        gateway.get(LORA_DPO_JOBS, namespace, name),
-        gateway.get(JOBSETS, namespace, names.jobset(name)),
-    )
+    namespace, name = key
+    reading = gateway.get(JOBSETS, namespace, names.jobset(name))
+    if new is None:
+        raw, jobset = await asyncio.gather(gateway.get(LORA_DPO_JOBS, namespace, name), reading)
+    else:
+        raw, jobset = new, await reading
     if raw is None or raw["metadata"].get("deletionTimestamp"):
         return None
     # Of a job that no operator has written to there is nothing to read: what one that died at once has made is found
     # when it is made again.
-    new = accept.status_of(raw).phase is None
-    jobs, pods = ([], []) if new else await _children(gateway, namespace, name)
+    unwritten = accept.status_of(raw).phase is None
+    jobs, pods = ([], []) if unwritten else await _children(gateway, namespace, name)
     observed = await _with_queue(gateway, _assemble(raw, jobset, jobs, pods, memory, settings))
     watched = waiting.watched(observed)
     if watched is not None:

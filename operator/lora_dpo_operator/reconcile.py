@@ -38,9 +38,23 @@ Clock = Callable[[], datetime.datetime]
 
 
 async def reconcile(
-    gateway: Gateway, namespace: str, name: str, memory: Memory, settings: Settings, clock: Clock
+    gateway: Gateway,
+    key: tuple[str, str],
+    memory: Memory,
+    settings: Settings,
+    clock: Clock,
+    *,
+    new: Manifest | None = None,
 ) -> Observed | None:
     """Bring one job a step further.
+
+    Args:
+        gateway: the door to the API server.
+        key: namespace and name of the job.
+        memory: what else is known of it.
+        settings: the operator's.
+        clock: the time now.
+        new: the job, where a watch has just told of it and no operator has written to it: it is not read again.
 
     Returns:
         What was observed, with its new status; None where the job is gone.
@@ -48,7 +62,7 @@ async def reconcile(
     Raises:
         GatewayError: the API server did not answer; worth another try.
     """
-    observed = await observe.observe(gateway, namespace, name, memory, settings)
+    observed = await observe.observe(gateway, key, memory, settings, new=new)
     if observed is None:
         return None
     observed = renewal.renewed(observed)

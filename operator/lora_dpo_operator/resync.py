@@ -66,7 +66,7 @@ class Resync:
             if self._turned >= self._next_listing:
                 await self._list()
             for key in self._service.due():
-                self._start("reconcile", key, self._service.reconcile(key))
+                self._start("reconcile", key, self._service.take_up(key))
             for key in self._service.looks():
                 if ("reconcile", key) not in self._tasks and self._looks.take(time.monotonic()):
                     self._start("reconcile", key, self._service.reconcile(key))
@@ -82,7 +82,7 @@ class Resync:
         known: set[Key] = set()
         try:
             for namespace in settings.namespaces or (None,):
-                for raw in await self._service.gateway.list(LORA_DPO_JOBS, namespace):
+                async for raw in self._service.gateway.each(LORA_DPO_JOBS, namespace):
                     key = (raw["metadata"]["namespace"], raw["metadata"]["name"])
                     known.add(key)
                     if self._service.note(raw):

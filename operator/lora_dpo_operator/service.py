@@ -17,14 +17,15 @@ from typing import Any
 
 from lora_dpo_api.protocol import Phase
 from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
-from lora_dpo_operator import accept, deadlines, lifetime, names, progress, reconcile, waiting
+from lora_dpo_operator import accept, deadlines, heard, lifetime, names, plan, progress, reconcile, waiting
 from lora_dpo_operator.errors import OperatorError, ProgressError
-from lora_dpo_operator.gateway import Gateway
+from lora_dpo_operator.gateway import Gateway, Manifest
 from lora_dpo_operator.metrics import Instruments, Key
 from lora_dpo_operator.nodes import Node
 from lora_dpo_operator.observe import Memory
 from lora_dpo_operator.observed import NOT_POLLED, Accepted, Observed, Poll
 from lora_dpo_operator.pods import Pod
+from lora_dpo_operator.schedule import Schedule, Turn
 from lora_dpo_operator.settings import Settings
 from lora_dpo_operator.terminations import Termination, of_pod
 
@@ -46,29 +47,27 @@ class Entry:
 
     Attributes:
         queued: a reconcile waits for the lock.
-        heard: what was heard of since the last one began; None for any other reason to look.
+        heard: what watches told since the last one began; under None, that there is another reason to look.
+        new: the job as a watch told of it, where no operator has written to it yet.
         looked: when that was, by the monotonic clock.
         status: as last read or written; None while the job itself has not been seen, only a child that names it.
         asked: uid, generation and labels of the job as a watch last told of it.
+        at_rest: version in which the job was read last, where there was nothing to do for it.
         failures: reconciles that failed since the last good one.
-        due: when to look again because something failed, was heard of, or has reached a limit; by the monotonic clock.
-        look_due: when to look again at something that no watch tells of.
-        poll_due: when to read the progress again.
         target: whom the progress was last read from.
     """
 
     lock: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
     queued: bool = False
-    heard: set[Version | None] = dataclasses.field(default_factory=set)
+    heard: dict[Version | None, Manifest] = dataclasses.field(default_factory=dict)
+    new: Manifest | None = None
     looked: float = -math.inf
     memory: Memory = dataclasses.field(default_factory=Memory)
     observed: Observed | None = None
     status: LoraDpoJobStatus | None = None
     asked: tuple[object, ...] = ()
+    at_rest: Version | None = None
     failures: int = 0
-    due: float | None = None
-    look_due: float | None = None
-    poll_due: float = 0.0
     target: progress.Target | None = None
 
 
@@ -90,6 +89,7 @@ class Service:
         self._clock = clock
         self._monotonic = monotonic
         self._entries: dict[Key, Entry] = {}
+        self._schedule = Schedule()
         self._maintenance: tuple[Node, ...] = ()
 
     @property
@@ -107,24 +107,32 @@ class Service:
         Returns:
             Whether there may be something to do for it.
         """
+        version = _version(raw)
+        key = (raw["metadata"]["namespace"], raw["metadata"]["name"])
+        entry = self._entry(key)
+        if entry.at_rest == version:
+            return False
         metadata, status = accept.metadata_of(raw), accept.status_of(raw)
-        entry = self._entry((metadata.namespace, metadata.name))
         entry.status = status
         finished = status.phase is not None and status.phase.finished
         expiry = lifetime.expiry_of(raw, status)
-        if expiry is not None and entry.due is None:
-            entry.due = self._monotonic() + max(0.0, (expiry - self._clock()).total_seconds())
-        return not finished or self.retry_asked(raw) or status.observed_generation != metadata.generation
+        if expiry is not None and self._schedule.time(Turn.LIMIT, key) == math.inf:
+            left = max(0.0, (expiry - self._clock()).total_seconds())
+            self._schedule.set(Turn.LIMIT, key, self._monotonic() + left)
+        to_do = not finished or self.retry_asked(raw) or status.observed_generation != metadata.generation
+        entry.at_rest = None if to_do else version
+        return to_do
 
     async def changed(self, key: Key, raw: dict[str, Any]) -> None:
         """Bring a job a step further because it is new or has changed, unless that is the echo of a status write."""
-        if self.is_news(raw):
+        news, entry = self.is_news(raw), self._entry(key)
+        if news:
+            written = entry.observed is not None and entry.observed.status.phase is not None
+            entry.new = None if written or accept.status_of(raw).phase is not None else raw
             await self.reconcile(key)
-            return
-        entry = self._entry(key)
-        # Of a job that is at work, somebody else may have written the status.
-        if entry.observed is not None and not entry.observed.settled:
-            await self.reconcile(key, _version(raw))
+        elif entry.observed is not None and not entry.observed.settled:
+            # Of a job that is at work, somebody else may have written the status.
+            await self.reconcile(key, raw)
 
     def is_news(self, raw: dict[str, Any]) -> bool:
         """Whether a job asks for something that it was not looked at for.
@@ -172,7 +180,7 @@ class Service:
         gone = {key} if key is not None else set(self._entries) - (known or set())
         for job in gone:
             if job in self._entries and not self._entries[job].lock.locked():
-                del self._entries[job]
+                self._drop(job)
 
     async def hear(self, key: Key, raw: dict[str, Any], *, gone: bool) -> None:
         """Bring a job a step further because of a child or pod, unless that has been seen like this already.
@@ -188,22 +196,27 @@ class Service:
         entry = self._entry(key)
         if entry.status is not None and entry.status.phase is JobPhase.SUCCEEDED:
             return
-        version = _version(raw)
         if gone or entry.failures or self._monotonic() >= entry.looked + SETTLING_SECONDS:
-            await self.reconcile(key, None if gone else version)
+            await self.reconcile(key, None if gone else raw)
         else:
-            entry.heard.add(version)
-            entry.due = self._next_look(entry, entry.due)
+            entry.heard[_version(raw)] = raw
+            self._schedule.set(Turn.HEARD, key, _settled_at(entry))
 
-    async def reconcile(self, key: Key, heard: Version | None = None) -> None:
+    async def reconcile(self, key: Key, told: Manifest | None = None) -> None:
         """Bring a job a step further; does nothing where another call already waits to.
 
         Args:
             key: the job.
-            heard: what it is for, if it is for that alone.
+            told: what it is for as a watch told of it, if it is for that alone.
         """
+        self._entry(key).heard[_version(told) if told else None] = told or {}
+        await self.take_up(key)
+
+    async def take_up(self, key: Key) -> None:
+        """Bring a job a step further whose time has come, or that something was heard of."""
         entry = self._entry(key)
-        entry.heard.add(heard)
+        if self._schedule.time(Turn.LIMIT, key) <= self._monotonic():
+            entry.heard[None] = {}
         if entry.queued:
             return
         entry.queued = True
@@ -211,30 +224,27 @@ class Service:
         async with entry.lock:
             entry.queued = False
             self.instruments.queue_depth.dec()
-            news, entry.heard = entry.heard, set()
+            news, entry.heard = entry.heard, {}
+            self._schedule.set(Turn.HEARD, key, None)
             if _known(entry, news):
                 return
             entry.looked = self._monotonic()
             with self.instruments.reconcile_seconds.time():
-                await self._reconcile(key, entry)
+                if not await self._add(key, entry, news):
+                    await self._reconcile(key, entry)
 
     def due(self) -> list[Key]:
-        """Jobs to look at again now: something failed, was heard of, or has reached a limit."""
+        """Jobs to take up now: something failed, was heard of, or has reached a limit."""
         now = self._monotonic()
-        return [key for key, entry in self._entries.items() if entry.due is not None and entry.due <= now]
+        return list(dict.fromkeys((*self._schedule.due(Turn.LIMIT, now), *self._schedule.due(Turn.HEARD, now))))
 
     def looks(self) -> list[Key]:
         """Jobs to look at again as soon as there is time, since no watch would tell; those that wait longest first."""
-        now = self._monotonic()
-        entries = self._entries.items()
-        due = [(entry.look_due, key) for key, entry in entries if entry.look_due is not None and entry.look_due <= now]
-        return [key for _, key in sorted(due)]
+        return self._schedule.due(Turn.LOOK, self._monotonic())
 
     def polls(self) -> list[Key]:
         """Running jobs whose progress is to be read now, those that have waited longest first."""
-        now = self._monotonic()
-        due = [key for key in self._running() if self._entries[key].poll_due <= now]
-        return sorted(due, key=lambda key: self._entries[key].poll_due)
+        return self._schedule.due(Turn.POLL, self._monotonic())
 
     async def poll(self, key: Key, pull: Callable[[progress.Target], Any]) -> None:
         """Read a job's progress and tell it.
@@ -248,9 +258,9 @@ class Service:
         if entry is None or target is None:
             return
         settings = self.settings
-        entry.poll_due = self._monotonic() + progress.interval(
-            len(self._running()), shortest=settings.progress_seconds, budget=settings.progress_budget
-        )
+        running = self._schedule.count(Turn.POLL)
+        pause = progress.interval(running, shortest=settings.progress_seconds, budget=settings.progress_budget)
+        self._schedule.set(Turn.POLL, key, self._monotonic() + pause)
         try:
             outcome = await pull(target)
         except ProgressError as error:
@@ -258,9 +268,6 @@ class Service:
         self.instruments.progress_pulls.labels("failed" if isinstance(outcome, ProgressError) else "read").inc()
         async with entry.lock:
             await self._tell(key, entry, target, progress.after(entry.memory.poll, outcome))
-
-    def _running(self) -> list[Key]:
-        return [key for key, entry in self._entries.items() if _target(entry.observed) is not None]
 
     async def _tell(self, key: Key, entry: Entry, target: progress.Target, poll: Poll) -> None:
         """Write what a poll changes, from what was last observed: no need to read everything again."""
@@ -273,11 +280,35 @@ class Service:
         except OperatorError as error:
             self._failed(key, entry, error)
 
-    async def _reconcile(self, key: Key, entry: Entry) -> None:
-        namespace, name = key
-        memory = dataclasses.replace(entry.memory, maintenance=self._maintenance)
+    async def _add(self, key: Key, entry: Entry, news: dict[Version | None, Manifest]) -> bool:
+        """Add what watches told to what was observed, and tell it.
+
+        Returns:
+            False where the job must be looked at.
+        """
+        if entry.failures or entry.observed is None or None in news:
+            return False
+        known = entry.observed.versions
+        observed = heard.added(entry.observed, [told for version, told in news.items() if version not in known])
+        if observed is None or plan.actions(observed, self.settings):
+            return False
+        observed = dataclasses.replace(observed, poll=entry.memory.poll)
+        look = self._schedule.time(Turn.LOOK, key)
         try:
-            observed = await reconcile.reconcile(self._gateway, namespace, name, memory, self.settings, self._clock)
+            self._keep(key, entry, await reconcile.tell(self._gateway, observed, self._clock))
+        except OperatorError as error:
+            self._failed(key, entry, error)
+            return True
+        if look < self._schedule.time(Turn.LOOK, key) < math.inf:
+            # A job of which much is told still has its turn.
+            self._schedule.set(Turn.LOOK, key, look)
+        return True
+
+    async def _reconcile(self, key: Key, entry: Entry) -> None:
+        memory = dataclasses.replace(entry.memory, maintenance=self._maintenance)
+        new, entry.new = entry.new, None
+        try:
+            observed = await reconcile.reconcile(self._gateway, key, memory, self.settings, self._clock, new=new)
         except OperatorError as error:
             self._failed(key, entry, error)
             return
@@ -285,9 +316,9 @@ class Service:
         self._keep(key, entry, observed)
 
     def _keep(self, key: Key, entry: Entry, observed: Observed | None) -> None:
-        entry.failures, entry.due, entry.look_due = 0, None, None
+        entry.failures = 0
         if observed is None:
-            self._entries.pop(key, None)
+            self._drop(key)
             return
         entry.observed, entry.status = observed, observed.status
         entry.memory = dataclasses.replace(
@@ -298,15 +329,11 @@ class Service:
             # Another pod: what the one before said or didn't is no news of this one.
             entry.target = target
             entry.memory = dataclasses.replace(entry.memory, poll=NOT_POLLED)
-        entry.due = self._next_look(entry, self._due(observed))
-        entry.look_due = self._look_due(observed)
-
-    def _next_look(self, entry: Entry, due: float | None) -> float | None:
-        """When to look again, also at what was heard of and not yet seen."""
-        if _known(entry, entry.heard):
-            return due
-        settled = entry.looked + SETTLING_SECONDS
-        return settled if due is None else min(due, settled)
+        self._schedule.set(Turn.LIMIT, key, self._due(observed))
+        self._schedule.set(Turn.HEARD, key, _settled_at(entry))
+        self._schedule.set(Turn.LOOK, key, self._look_due(observed))
+        if target is None or self._schedule.time(Turn.POLL, key) == math.inf:
+            self._schedule.set(Turn.POLL, key, None if target is None else self._monotonic())
 
     def _due(self, observed: Observed) -> float | None:
         """When a limit is reached."""
@@ -328,21 +355,30 @@ class Service:
         self.instruments.reconciles.labels("failed").inc()
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**entry.failures)
         entry.failures += 1
-        entry.due = self._monotonic() + pause
+        self._schedule.set(Turn.LIMIT, key, self._monotonic() + pause)
         logger.warning("%s/%s: reconcile failed, next try in %g s: %s", *key, pause, error)
 
     def _entry(self, key: Key) -> Entry:
         return self._entries.setdefault(key, Entry())
 
+    def _drop(self, key: Key) -> None:
+        self._entries.pop(key, None)
+        self._schedule.forget(key)
 
-def _version(raw: dict[str, Any]) -> Version:
+
+def _version(raw: Manifest) -> Version:
     metadata = raw["metadata"]
     return metadata.get("uid", ""), metadata.get("resourceVersion", "")
 
 
-def _known(entry: Entry, news: set[Version | None]) -> bool:
+def _known(entry: Entry, news: dict[Version | None, Manifest]) -> bool:
     """Whether all of it was there when the job was last looked at, and nothing went wrong then."""
-    return not entry.failures and entry.observed is not None and news <= entry.observed.versions
+    return not entry.failures and entry.observed is not None and news.keys() <= entry.observed.versions
+
+
+def _settled_at(entry: Entry) -> float | None:
+    """When to take up what was told and not yet seen."""
+    return None if _known(entry, entry.heard) else entry.looked + SETTLING_SECONDS
 
 
 def needs_another_look(observed: Observed) -> bool:

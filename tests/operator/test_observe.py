@@ -70,7 +70,7 @@ async def test_children_are_found_by_name_and_owner(held: Held, gateway: Gateway
     held[JOBS] = [wire(a_batch_job(Phase.PREPARE, 1, condition("Complete", 20)))]
     held[PODS] = [wire(a_pod(Phase.PREPARE, 1, ended=(19, 0), message=prepare_report()))]
     held[JOBSET] = wire(a_jobset(21))
-    observed = await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS)
+    observed = await observe(gateway, (NAMESPACE, NAME), Memory(), SETTINGS)
     assert observed is not None
     assert observed.prepare is not None
     assert observed.jobset is not None
@@ -85,7 +85,7 @@ async def test_what_a_deleted_namesake_left_is_not_taken_over(held: Held, gatewa
     held[JOB] |= {"metadata": a_job()["metadata"] | {"uid": "another"}}
     held[JOBS] = [wire(a_batch_job(Phase.PREPARE, 1, condition("Complete", 20)))]
     held[PODS] = [wire(left)]
-    observed = await observe(gateway, NAMESPACE, NAME, Memory(terminations={end.uid: end}), SETTINGS)
+    observed = await observe(gateway, (NAMESPACE, NAME), Memory(terminations={end.uid: end}), SETTINGS)
     assert observed is not None
     assert (observed.prepare, observed.pods, observed.terminations, observed.prepared) == (None, (), (), None)
 
@@ -94,7 +94,7 @@ async def test_a_jobset_of_someone_else_is_trouble(held: Held, gateway: Gateway)
     theirs = wire(a_jobset(21))
     theirs["metadata"]["ownerReferences"] = []
     held[JOBSET] = theirs
-    observed = await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS)
+    observed = await observe(gateway, (NAMESPACE, NAME), Memory(), SETTINGS)
     assert observed is not None
     assert observed.jobset is None
     assert observed.trouble is not None
@@ -109,7 +109,7 @@ async def test_a_pod_that_cannot_start_brings_its_events(held: Held, gateway: Ga
         {"type": "Warning", "reason": "FailedMount", "message": 'secret "certs" not found', **about},
         {"type": "Warning", "reason": "OfAnotherPod", "message": "x", "involvedObject": {"uid": "another"}},
     ]
-    observed = await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS)
+    observed = await observe(gateway, (NAMESPACE, NAME), Memory(), SETTINGS)
     assert observed is not None
     assert [event.reason for event in observed.warnings] == ["FailedMount"]
 
@@ -120,7 +120,7 @@ async def test_a_job_that_is_gone_or_going_is_none(held: Held, gateway: Gateway,
         del held[JOB]
     else:
         held[JOB]["metadata"]["deletionTimestamp"] = "2026-01-01T13:00:00Z"
-    assert await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS) is None
+    assert await observe(gateway, (NAMESPACE, NAME), Memory(), SETTINGS) is None
 
 
 KUEUE = "/apis/kueue.x-k8s.io"
@@ -135,7 +135,7 @@ async def test_kueues_workload_is_found_by_discovery_and_owner(held: Held, gatew
     ours, other = a_workload(jobset), a_workload(a_batch_job(Phase.EXPORT, 60))
     held[JOB] = QUEUED_JOB | {"status": wire(prepared_status())}
     held |= {JOBSET: wire(jobset), KUEUE: SERVED, WORKLOADS: [wire(other), wire(ours)]}
-    observed = await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS)
+    observed = await observe(gateway, (NAMESPACE, NAME), Memory(), SETTINGS)
     assert observed is not None
     assert observed.workload == ours
     assert observed.trouble is None
@@ -144,7 +144,7 @@ async def test_kueues_workload_is_found_by_discovery_and_owner(held: Held, gatew
 async def test_a_jobset_that_nobody_queues_brings_no_workload(held: Held, gateway: Gateway) -> None:
     held |= {JOBSET: wire(a_jobset(21)), KUEUE: SERVED, WORKLOADS: [wire(a_workload(a_jobset(21)))]}
     held[JOB] = a_job() | {"status": wire(prepared_status())}
-    observed = await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS)
+    observed = await observe(gateway, (NAMESPACE, NAME), Memory(), SETTINGS)
     assert observed is not None
     assert observed.workload is None
 
@@ -152,14 +152,14 @@ async def test_a_jobset_that_nobody_queues_brings_no_workload(held: Held, gatewa
 async def test_a_kueue_that_went_away_keeps_nothing(held: Held, gateway: Gateway) -> None:
     held[JOB] = QUEUED_JOB | {"status": wire(prepared_status())}
     held |= {JOBSET: wire(a_jobset(21, suspend=True, queue="tpus")), KUEUE: SERVED}
-    observed = await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS)
+    observed = await observe(gateway, (NAMESPACE, NAME), Memory(), SETTINGS)
     assert observed is not None
     assert (observed.workload, observed.trouble) == (None, None)
 
 
 async def test_a_queue_without_kueue_is_said_before_anything_is_made(held: Held, gateway: Gateway) -> None:
     held[JOB] = QUEUED_JOB
-    observed = await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS)
+    observed = await observe(gateway, (NAMESPACE, NAME), Memory(), SETTINGS)
     assert observed is not None
     assert observed.trouble is not None
     assert (observed.trouble.reason, observed.trouble.final) == ("KueueNotInstalled", False)
@@ -168,7 +168,7 @@ async def test_a_queue_without_kueue_is_said_before_anything_is_made(held: Held,
 
 async def test_a_queue_that_does_not_exist_is_said_before_anything_is_made(held: Held, gateway: Gateway) -> None:
     held |= {JOB: QUEUED_JOB, KUEUE: SERVED}
-    observed = await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS)
+    observed = await observe(gateway, (NAMESPACE, NAME), Memory(), SETTINGS)
     assert observed is not None
     assert observed.trouble is not None
     assert (observed.trouble.reason, observed.trouble.final) == ("LocalQueueNotFound", False)
@@ -178,7 +178,7 @@ async def test_a_queue_that_does_not_exist_is_said_before_anything_is_made(held:
 
 async def test_a_queue_that_exists_is_no_trouble(held: Held, gateway: Gateway) -> None:
     held |= {JOB: QUEUED_JOB, KUEUE: SERVED, QUEUE: {"metadata": {"name": "tpus"}}}
-    observed = await observe(gateway, NAMESPACE, NAME, Memory(), SETTINGS)
+    observed = await observe(gateway, (NAMESPACE, NAME), Memory(), SETTINGS)
     assert observed is not None
     assert observed.trouble is None
 

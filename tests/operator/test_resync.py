@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import aiohttp
@@ -29,6 +30,10 @@ class Waiting:
     async def list(self, *_: Any, **__: Any) -> list[Any]:
         return []
 
+    async def each(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
+        for job in await self.list():
+            yield job
+
     async def reconcile(self, key: Key) -> None:
         self.looked.append(key)
         self.left.remove(key)
@@ -54,7 +59,9 @@ async def test_a_thousand_jobs_that_wait_are_looked_at_a_few_at_a_time_those_tha
     async with aiohttp.ClientSession() as session:
         loop = asyncio.create_task(resync.Resync(cast(Service, held), session, lambda: at(0)).run())
         began = asyncio.get_running_loop().time()
-        await held.enough.wait()
+        enough = asyncio.create_task(held.enough.wait())
+        await asyncio.wait((loop, enough), return_when=asyncio.FIRST_COMPLETED)
+        assert enough.done(), loop.exception()
         took = asyncio.get_running_loop().time() - began
         loop.cancel()
         await asyncio.gather(loop, return_exceptions=True)

@@ -224,6 +224,76 @@ async def test_what_is_heard_while_a_job_is_looked_at_is_looked_at_next(settled:
     assert service.due() == [KEY]
 
 
+@pytest.fixture
+async def suspended(cluster: Cluster, service: Service) -> Cluster:
+    """A job whose user wants nothing to run, a moment after it was looked at."""
+    cluster.held[JOB] = a_job({"runPolicy": {"suspend": True}}) | {"status": wire(prepared_status())}
+    cluster.held |= {JOBSET: wire(a_jobset(21, suspend=True)), PODS: []}
+    cluster.held[JOBSET] = seen(cluster, "7")
+    await service.reconcile(KEY)
+    cluster.monotonic += SETTLING_SECONDS
+    cluster.asked = 0
+    cluster.calls.clear()
+    return cluster
+
+
+async def test_a_child_that_does_as_it_should_costs_no_call(suspended: Cluster, service: Service) -> None:
+    await service.hear(KEY, seen(suspended, "8") | {"kind": "JobSet"}, gone=False)
+    assert suspended.asked == 0
+    await service.hear(KEY, seen(suspended, "8") | {"kind": "JobSet"}, gone=False)
+    assert suspended.asked == 0
+
+
+async def test_the_echo_of_a_status_write_among_what_children_do_is_no_reason_to_look(
+    suspended: Cluster, service: Service
+) -> None:
+    # All but the first wait for the job, and are taken together.
+    await asyncio.gather(
+        service.reconcile(KEY, seen(suspended, "9") | {"kind": "JobSet"}),
+        service.reconcile(KEY, seen(suspended, "10") | {"kind": "JobSet"}),
+        service.reconcile(KEY, suspended.held[JOB]),
+    )
+    assert suspended.asked == 0
+
+
+async def test_what_a_pod_changes_in_the_status_is_written_and_nothing_is_read(
+    settled: Cluster, service: Service
+) -> None:
+    starts = merged(wire(a_pod(Phase.TRAIN, 22, scheduled=23)), {"kind": "Pod", "metadata": {"resourceVersion": "7"}})
+    settled.held[PODS] = [settled.held[PODS][0], starts]
+    await service.reconcile(KEY)
+    assert (settled.status.slice and settled.status.slice.ready_hosts) == 0
+    settled.monotonic += SETTLING_SECONDS
+    settled.asked = 0
+    runs = wire(a_pod(Phase.TRAIN, 22, scheduled=23, running=30))
+    await service.hear(KEY, merged(runs, {"kind": "Pod", "metadata": {"resourceVersion": "8"}}), gone=False)
+    assert settled.calls[-1] == f"PATCH {JOB}/status"
+    assert settled.asked == 1
+    assert (settled.status.slice and settled.status.slice.ready_hosts) == 1
+
+
+async def test_what_is_to_be_done_for_a_child_is_done_after_a_look(suspended: Cluster, service: Service) -> None:
+    # Somebody has let the slice go.
+    suspended.held[JOBSET] = merged(seen(suspended, "8"), {"kind": "JobSet", "spec": {"suspend": False}})
+    suspended.answers[f"PATCH {JOBSET}"] = seen(suspended, "9")
+    await service.hear(KEY, suspended.held[JOBSET], gone=False)
+    assert f"PATCH {JOBSET}" in suspended.calls
+
+
+async def test_a_new_job_is_not_read_again_and_one_that_was_written_to_is(cluster: Cluster, service: Service) -> None:
+    new = a_job()
+    cluster.held = {JOB: new, JOBS: [], PODS: [], EVENTS: []}
+    cluster.refuses[f"GET {JOB}"] = (500, "etcd is away")
+    await service.changed(KEY, new)
+    assert cluster.calls == [f"POST {CONFIG_MAPS}", f"POST {JOBS}", f"PATCH {JOB}/status"]
+    assert cluster.status.phase is JobPhase.PREPARING
+    # What a late watch shows is older than what was written.
+    cluster.calls.clear()
+    await service.changed(KEY, merged(new, {"metadata": {"generation": 2}}))
+    assert cluster.calls == []
+    assert service.snapshot()[KEY].phase is JobPhase.PREPARING
+
+
 async def test_the_end_of_a_child_is_always_news(cluster: Cluster, service: Service) -> None:
     cluster.held[JOBSET] = seen(cluster, "7")
     await service.reconcile(KEY)
@@ -397,7 +467,8 @@ async def test_a_status_that_somebody_else_has_written_is_corrected_at_once(clus
 def test_a_failed_job_is_news_until_its_retry_is_heard(cluster: Cluster, service: Service) -> None:
     failed = merged(cluster.held[JOB], {"status": {"phase": "Failed", "observedGeneration": 1}})
     service.is_news(failed)
-    asking = merged(failed, {"metadata": {"annotations": {"training.loradpo.dev/retry": "again"}}})
+    annotations = {"training.loradpo.dev/retry": "again"}
+    asking = merged(failed, {"metadata": {"annotations": annotations, "resourceVersion": "8"}})
     assert service.is_news(asking)
     assert service.is_news(asking)
     assert not service.is_news(merged(asking, {"status": {"retry": "again"}}))
