@@ -55,6 +55,7 @@ class Entry:
         at_rest: version in which the job was read last, where there was nothing to do for it.
         failures: reconciles that failed since the last good one.
         target: whom the progress was last read from.
+        observed: what was last observed; None of a job that is settled, of which thousands may be held.
     """
 
     lock: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
@@ -125,12 +126,13 @@ class Service:
 
     async def changed(self, key: Key, raw: dict[str, Any]) -> None:
         """Bring a job a step further because it is new or has changed, unless that is the echo of a status write."""
-        news, entry = self.is_news(raw), self._entry(key)
-        if news:
-            written = entry.observed is not None and entry.observed.status.phase is not None
-            entry.new = None if written or accept.status_of(raw).phase is not None else raw
+        entry = self._entry(key)
+        known = entry.status
+        if self.is_news(raw):
+            written = accept.status_of(raw).phase is not None or (known is not None and known.phase is not None)
+            entry.new = None if written else raw
             await self.reconcile(key)
-        elif entry.observed is not None and not entry.observed.settled:
+        elif entry.observed is not None:
             # Of a job that is at work, somebody else may have written the status.
             await self.reconcile(key, raw)
 
@@ -334,6 +336,8 @@ class Service:
         self._schedule.set(Turn.LOOK, key, self._look_due(observed))
         if target is None or self._schedule.time(Turn.POLL, key) == math.inf:
             self._schedule.set(Turn.POLL, key, None if target is None else self._monotonic())
+        if observed.settled:
+            entry.observed = None
 
     def _due(self, observed: Observed) -> float | None:
         """When a limit is reached."""
@@ -378,7 +382,7 @@ def _known(entry: Entry, news: dict[Version | None, Manifest]) -> bool:
 
 def _settled_at(entry: Entry) -> float | None:
     """When to take up what was told and not yet seen."""
-    return None if _known(entry, entry.heard) else entry.looked + SETTLING_SECONDS
+    return entry.looked + SETTLING_SECONDS if entry.heard and not _known(entry, entry.heard) else None
 
 
 def needs_another_look(observed: Observed) -> bool:

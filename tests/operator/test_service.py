@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime
+import gc
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -21,6 +22,7 @@ from lora_dpo_api.protocol import Phase
 from lora_dpo_api.status import ConditionType, JobPhase, LoraDpoJobStatus
 from lora_dpo_operator.gateway import Gateway
 from lora_dpo_operator.metrics import Instruments
+from lora_dpo_operator.observed import Observed
 from lora_dpo_operator.service import SETTLING_SECONDS, Service
 
 from .builders import (
@@ -377,6 +379,22 @@ async def test_a_job_that_is_put_back_into_its_queue_waits_and_is_not_taken_out_
     await service.reconcile(KEY)
     assert queued.status.phase is JobPhase.QUEUED
     assert queued.status.timeline[-1].reason == "WaitingForQueue"
+
+
+def observations() -> int:
+    """How many are held in memory."""
+    gc.collect()
+    return sum(isinstance(one, Observed) for one in gc.get_objects())
+
+
+async def test_of_a_finished_job_only_its_status_is_held(cluster: Cluster, service: Service) -> None:
+    before = observations()
+    await service.reconcile(KEY)
+    assert observations() == before + 1
+    cluster.advance(60)
+    await service.reconcile(KEY)
+    assert service.snapshot()[KEY].phase is JobPhase.FAILED
+    assert observations() == before
 
 
 async def test_a_slice_that_could_not_be_given_back_is_tried_again_also_after_a_restart(
