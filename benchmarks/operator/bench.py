@@ -124,12 +124,12 @@ async def while_running(cluster: SourceCluster, jobs: int) -> dict[str, Any]:
     running.pose(cluster)
     async with api.connect(cluster.kubeconfig) as door:
         found = await running.measure(door, jobs)
+        print(
+            f"{jobs} running after {found.until_running:.0f} s: {found.cpu_percent:.1f} % of a core, "
+            f"{found.pulls_per_second:.1f} readings of progress a second, {found.rss_mb:.0f} MB",
+            flush=True,
+        )
         await burst.clear(door)
-    print(
-        f"{jobs} running after {found.until_running:.0f} s: {found.cpu_percent:.1f} % of a core, "
-        f"{found.pulls_per_second:.1f} readings of progress a second, {found.rss_mb:.0f} MB",
-        flush=True,
-    )
     return {
         "jobs_running": jobs,
         f"running_cpu_percent_{jobs}": found.cpu_percent,

@@ -170,7 +170,10 @@ async def hand_over(api: Api, name: str) -> None:
 
 async def clear(api: Api, paths: Sequence[str] = (JOBS, *WATCHED.values())) -> None:
     """Delete all of the first path, and wait until nothing of any is left."""
-    await api.send("DELETE", paths[0])
+    # One by one: a thousand that train take longer to go than the API server gives one request.
+    found, folder = await api.send("GET", paths[0]), paths[0].partition("?")[0]
+    names_found = [item["metadata"]["name"] for item in found["items"]]
+    await each(names_found, lambda name: api.send("DELETE", f"{folder}/{name}"))
     deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
         left = [await api.send("GET", path + ("&" if "?" in path else "?") + "limit=1") for path in paths]
