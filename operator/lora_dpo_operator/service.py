@@ -48,7 +48,8 @@ class Entry:
     Attributes:
         queued: a reconcile waits for the lock.
         heard: what watches told since the last one began; under None, that there is another reason to look.
-        new: the job as a watch told of it, where no operator has written to it yet.
+        new: the job as a watch told of it, where it did not show yet that an operator has written to it.
+        written: this process has written to it, or may have, or has read what another one wrote.
         looked: when that was, by the monotonic clock.
         status: as last read or written; None while the job itself has not been seen, only a child that names it.
         asked: uid, generation and labels of the job as a watch last told of it.
@@ -62,6 +63,7 @@ class Entry:
     queued: bool = False
     heard: dict[Version | None, Manifest] = dataclasses.field(default_factory=dict)
     new: Manifest | None = None
+    written: bool = False
     looked: float = -math.inf
     memory: Memory = dataclasses.field(default_factory=Memory)
     observed: Observed | None = None
@@ -127,10 +129,8 @@ class Service:
     async def changed(self, key: Key, raw: dict[str, Any]) -> None:
         """Bring a job a step further because it is new or has changed, unless that is the echo of a status write."""
         entry = self._entry(key)
-        known = entry.status
         if self.is_news(raw):
-            written = accept.status_of(raw).phase is not None or (known is not None and known.phase is not None)
-            entry.new = None if written else raw
+            entry.new = raw if accept.status_of(raw).phase is None else None
             await self.reconcile(key)
         elif entry.observed is not None:
             # Of a job that is at work, somebody else may have written the status.
@@ -308,7 +308,8 @@ class Service:
 
     async def _reconcile(self, key: Key, entry: Entry) -> None:
         memory = dataclasses.replace(entry.memory, maintenance=self._maintenance)
-        new, entry.new = entry.new, None
+        # A watch may be late: what it shows of a job that was written to since is old.
+        new, entry.new = None if entry.written else entry.new, None
         try:
             observed = await reconcile.reconcile(self._gateway, key, memory, self.settings, self._clock, new=new)
         except OperatorError as error:
@@ -323,6 +324,7 @@ class Service:
             self._drop(key)
             return
         entry.observed, entry.status = observed, observed.status
+        entry.written = entry.written or observed.status.phase is not None
         entry.memory = dataclasses.replace(
             entry.memory, terminations=_recent(entry.memory.terminations, observed.attempt)
         )
@@ -359,6 +361,7 @@ class Service:
         self.instruments.reconciles.labels("failed").inc()
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**entry.failures)
         entry.failures += 1
+        entry.written = True
         self._schedule.set(Turn.LIMIT, key, self._monotonic() + pause)
         logger.warning("%s/%s: reconcile failed, next try in %g s: %s", *key, pause, error)
 

@@ -296,6 +296,17 @@ async def test_a_new_job_is_not_read_again_and_one_that_was_written_to_is(cluste
     assert service.snapshot()[KEY].phase is JobPhase.PREPARING
 
 
+async def test_an_edit_while_a_new_job_is_first_written_to_is_not_taken_for_a_new_job(
+    cluster: Cluster, service: Service
+) -> None:
+    new = a_job()
+    cluster.held = {JOB: new, JOBS: [], PODS: [], EVENTS: []}
+    cluster.refuses[f"GET {JOB}"] = (500, "etcd is away")
+    edited = merged(new, {"metadata": {"generation": 2}})
+    await asyncio.gather(service.changed(KEY, new), service.changed(KEY, edited))
+    assert cluster.calls == [f"POST {CONFIG_MAPS}", f"POST {JOBS}", f"PATCH {JOB}/status"]
+
+
 async def test_the_end_of_a_child_is_always_news(cluster: Cluster, service: Service) -> None:
     cluster.held[JOBSET] = seen(cluster, "7")
     await service.reconcile(KEY)
