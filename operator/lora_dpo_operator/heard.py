@@ -34,11 +34,16 @@ def added(observed: Observed, told: Iterable[Mapping[str, Any]]) -> Observed | N
     if observed.settled or observed.retry_asked or observed.trouble is not None or observed.workload is not None:
         return None
     before, found = waiting.watched(observed), observed
+    versions = dict(observed.versions)
     for manifest in told:
-        more = _with(found, manifest)
+        metadata = ObjectMeta.model_validate(manifest["metadata"])
+        newer = _newer(metadata.resource_version, versions.get(metadata.uid))
+        if newer is False:
+            continue
+        more = _with(found, manifest) if newer and _stays(metadata) else None
         if more is None:
             return None
-        found = more
+        found, versions[metadata.uid] = more, metadata.resource_version
     if any(pod.unschedulable for pod in found.slice_pods):
         return None
     # Events on another object than before are read at the next look.
@@ -59,11 +64,8 @@ def _with(observed: Observed, manifest: Mapping[str, Any]) -> Observed | None:
 
 def _with_jobset(observed: Observed, jobset: JobSet) -> Observed | None:
     before = observed.jobset
-    if before is None or before.metadata.uid != jobset.metadata.uid or not _stays(jobset.metadata):
+    if before is None or before.metadata.uid != jobset.metadata.uid:
         return None
-    newer = _newer(jobset.metadata, before.metadata)
-    if not newer:
-        return observed if newer is False else None
     steady = before.suspended == jobset.suspended and before.status.restarts == jobset.status.restarts
     if not steady or jobset.ended or jobset.restarting:
         return None
@@ -72,25 +74,21 @@ def _with_jobset(observed: Observed, jobset: JobSet) -> Observed | None:
 
 def _with_job(observed: Observed, job: Job) -> Observed | None:
     told = [one.type for one in job.status.conditions if one.status == "True"]
-    if not _stays(job.metadata) or told not in ([], ["Suspended"]):
+    if told not in ([], ["Suspended"]):
         return None
     for field, before in (("prepare", observed.prepare), ("export", observed.export)):
         if before is not None and before.metadata.uid == job.metadata.uid:
-            newer = _newer(job.metadata, before.metadata)
-            if newer is None or before.spec.suspend != job.spec.suspend:
-                return None
-            return dataclasses.replace(observed, **{field: job}) if newer else observed  # type: ignore[arg-type]
+            steady = before.spec.suspend == job.spec.suspend
+            return dataclasses.replace(observed, **{field: job}) if steady else None  # type: ignore[arg-type]
     if observed.jobset is None or not job.metadata.owned_by(observed.jobset.metadata.uid):
         return None
-    jobs = _replaced(observed.slice_jobs, job)
-    return None if jobs is None else dataclasses.replace(observed, slice_jobs=jobs)
+    return dataclasses.replace(observed, slice_jobs=_replaced(observed.slice_jobs, job))
 
 
 def _with_pod(observed: Observed, pod: Pod) -> Observed | None:
-    if pod.job_uid != observed.metadata.uid or not _stays(pod.metadata) or of_pod(pod) is not None:
+    if pod.job_uid != observed.metadata.uid or of_pod(pod) is not None:
         return None
-    pods = _replaced(observed.pods, pod)
-    return None if pods is None else dataclasses.replace(observed, pods=pods)
+    return dataclasses.replace(observed, pods=_replaced(observed.pods, pod))
 
 
 def _stays(metadata: ObjectMeta) -> bool:
@@ -98,24 +96,21 @@ def _stays(metadata: ObjectMeta) -> bool:
     return metadata.deletion_timestamp is None and names.QUEUE_LABEL not in metadata.labels
 
 
-def _replaced[T: Job | Pod](held: tuple[T, ...], one: T) -> tuple[T, ...] | None:
-    """With the newer of two versions; None where it cannot be told which that is."""
-    for index, before in enumerate(held):
-        if before.metadata.uid == one.metadata.uid:
-            newer = _newer(one.metadata, before.metadata)
-            if newer is None:
-                return None
-            return (*held[:index], one, *held[index + 1 :]) if newer else held
-    return (*held, one)
+def _replaced[T: Job | Pod](held: tuple[T, ...], one: T) -> tuple[T, ...]:
+    """With it in the place of its earlier version, or at the end."""
+    uids = [before.metadata.uid for before in held]
+    place = uids.index(one.metadata.uid) if one.metadata.uid in uids else len(held)
+    return (*held[:place], one, *held[place + 1 :])
 
 
-def _newer(one: ObjectMeta, other: ObjectMeta) -> bool | None:
-    """Whether one is newer than the other; None where that cannot be told.
+def _newer(version: str, than: str | None) -> bool | None:
+    """Whether a version is newer than another, or the first; None where that cannot be told.
 
     Versions of one object are numbers that grow.
     https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions
     """
-    versions = (one.resource_version, other.resource_version)
-    if not all(version.isdecimal() for version in versions):
-        return None
-    return int(versions[0]) > int(versions[1])
+    if than is None:
+        return True
+    if version and version == than:
+        return False
+    return int(version) > int(than) if version.isdecimal() and than.isdecimal() else None

@@ -23,7 +23,7 @@ from lora_dpo_operator.gateway import Gateway, Manifest
 from lora_dpo_operator.metrics import Instruments, Key
 from lora_dpo_operator.nodes import Node
 from lora_dpo_operator.observe import Memory
-from lora_dpo_operator.observed import NOT_POLLED, Accepted, Observed, Poll
+from lora_dpo_operator.observed import NOT_POLLED, Accepted, Observed
 from lora_dpo_operator.pods import Pod
 from lora_dpo_operator.schedule import Schedule, Turn
 from lora_dpo_operator.settings import Settings
@@ -269,14 +269,14 @@ class Service:
             outcome = error
         self.instruments.progress_pulls.labels("failed" if isinstance(outcome, ProgressError) else "read").inc()
         async with entry.lock:
-            await self._tell(key, entry, target, progress.after(entry.memory.poll, outcome))
+            if entry.observed is None or _target(entry.observed) != target:
+                return
+            poll = progress.after(entry.memory.poll, outcome)
+            entry.memory = dataclasses.replace(entry.memory, poll=poll)
+            await self._tell(key, entry, dataclasses.replace(entry.observed, poll=poll))
 
-    async def _tell(self, key: Key, entry: Entry, target: progress.Target, poll: Poll) -> None:
-        """Write what a poll changes, from what was last observed: no need to read everything again."""
-        if entry.observed is None or _target(entry.observed) != target:
-            return
-        entry.memory = dataclasses.replace(entry.memory, poll=poll)
-        observed = dataclasses.replace(entry.observed, poll=poll)
+    async def _tell(self, key: Key, entry: Entry, observed: Observed) -> None:
+        """Write what follows from what is known now: no need to read everything again."""
         try:
             self._keep(key, entry, await reconcile.tell(self._gateway, observed, self._clock))
         except OperatorError as error:
@@ -290,17 +290,11 @@ class Service:
         """
         if entry.failures or entry.observed is None or None in news:
             return False
-        known = entry.observed.versions
-        observed = heard.added(entry.observed, [told for version, told in news.items() if version not in known])
+        observed = heard.added(entry.observed, news.values())
         if observed is None or plan.actions(observed, self.settings):
             return False
-        observed = dataclasses.replace(observed, poll=entry.memory.poll)
         look = self._schedule.time(Turn.LOOK, key)
-        try:
-            self._keep(key, entry, await reconcile.tell(self._gateway, observed, self._clock))
-        except OperatorError as error:
-            self._failed(key, entry, error)
-            return True
+        await self._tell(key, entry, dataclasses.replace(observed, poll=entry.memory.poll))
         if look < self._schedule.time(Turn.LOOK, key) < math.inf:
             # A job of which much is told still has its turn.
             self._schedule.set(Turn.LOOK, key, look)
