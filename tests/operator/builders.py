@@ -48,6 +48,12 @@ def merged(base: Any, changes: Any) -> Any:
     return {key: value for key, value in base.items() if key not in changes} | laid
 
 
+def wire(model: Any) -> dict[str, Any]:
+    """A typed object as the API server holds it."""
+    written: dict[str, Any] = model.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return written
+
+
 def a_job(
     spec: dict[str, Any] | None = None, *, labels: dict[str, str] | None = None, name: str = NAME
 ) -> dict[str, Any]:

@@ -24,13 +24,13 @@ from .builders import (
     observe,
     prepared_status,
     when,
+    wire,
 )
 
 
 def told(kind: str, model: Any, version: str = "9", **metadata: Any) -> dict[str, Any]:
     """As a watch shows it."""
-    written = model.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return merged(written, {"kind": kind, "metadata": {"resourceVersion": version} | metadata})  # type: ignore[no-any-return]
+    return merged(wire(model), {"kind": kind, "metadata": {"resourceVersion": version} | metadata})  # type: ignore[no-any-return]
 
 
 def as_read[T](model: T, version: str = "5") -> T:

@@ -29,6 +29,7 @@ from .builders import (
     condition,
     prepare_report,
     prepared_status,
+    wire,
 )
 
 JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
@@ -37,11 +38,6 @@ EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
 JOBSET = f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{NAMESPACE}/jobsets/{NAME}"
 JOB = f"/apis/training.loradpo.dev/v1alpha1/namespaces/{NAMESPACE}/loradpojobs/{NAME}"
 Held = dict[str, Any]
-
-
-def wire(model: Any) -> dict[str, Any]:
-    written: dict[str, Any] = model.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return written
 
 
 @pytest.fixture

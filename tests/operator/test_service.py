@@ -42,6 +42,7 @@ from .builders import (
     merged,
     prepare_report,
     prepared_status,
+    wire,
 )
 
 KEY = (NAMESPACE, NAME)
@@ -54,11 +55,6 @@ JOBSET = f"{JOBSETS}/{NAME}"
 CONFIG_MAPS = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
 CONFIG_MAP = f"{CONFIG_MAPS}/{config_map_name()}"
 JOB = f"/apis/training.loradpo.dev/v1alpha1/namespaces/{NAMESPACE}/loradpojobs/{NAME}"
-
-
-def wire(model: Any) -> dict[str, Any]:
-    written: dict[str, Any] = model.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return written
 
 
 @dataclasses.dataclass
