@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     """Make the namespaces and stay in them."""
     folder, ports = Path(argv[0]), [int(port) for port in argv[1:]]
     # Bound before the network namespace changes, so they listen outside and connect inside.
-    listeners = [_listen(port) for port in ports]
+    listeners = [listen(port) for port in ports]
     os.unshare(os.CLONE_NEWNET | os.CLONE_NEWPID | os.CLONE_NEWNS | os.CLONE_NEWIPC | os.CLONE_NEWUTS)
     if os.fork() > 0:
         os._exit(0)
@@ -49,8 +49,10 @@ def main(argv: list[str]) -> int:
         signal.pause()
 
 
-def _listen(port: int) -> socket.socket:
-    listener = socket.socket()
+def listen(port: int) -> socket.socket:
+    """A listener on loopback."""
+    # asyncio lets small writes go out at once only on sockets that name their protocol.
+    listener = socket.socket(proto=socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
     listener.listen(128)
