@@ -27,6 +27,20 @@ class Dependencies:
     service: Service
 
 
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Spares kopf the copy of each object that it makes to find differences, for handlers that do not ask for any."""
+
+    def build(self, *, body: kopf.Body, extra_fields: object = None) -> kopf.BodyEssence:
+        """Nothing to compare."""
+        return kopf.BodyEssence()
+
+    def fetch(self, *, body: kopf.Body) -> None:
+        """Nothing was kept."""
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        """Nothing to keep."""
+
+
 def configure(settings: kopf.OperatorSettings) -> None:
     """Settings of kopf for this operator."""
     # No watching of CRDs and namespaces: fewer rights.
@@ -40,6 +54,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     # An idle worker keeps its slot for the idle timeout, and what waits for a slot is held in memory as a whole.
     settings.queueing.worker_limit, settings.queueing.idle_timeout = 50, 0.05
     settings.posting.enabled = False
+    settings.persistence.diffbase_storage = _NoDiffs()
 
 
 @kopf.on.event(GROUP, VERSION, PLURAL, id="job")
