@@ -31,6 +31,7 @@ from lora_dpo_operator.errors import (
     RejectedError,
     UnavailableError,
 )
+from lora_dpo_operator.event_posts import EventPosts
 from lora_dpo_operator.warning_events import WarningEvents
 
 Manifest = dict[str, Any]
@@ -76,6 +77,8 @@ _UNDECLARED = "field not declared in schema"
 """What the API server says, with HTTP 500, of an applied field that a definition does not have."""
 CONNECTIONS = 32
 """To the API server: each has buffers of a quarter of a megabyte, and so many calls at once keep any server busy."""
+CLOSING_SECONDS = 2.0
+"""For which an operator that stops still posts events."""
 DISCOVERY_SECONDS = 30.0
 """How long it is believed that an API group is served, or that it is not."""
 
@@ -99,10 +102,12 @@ class Gateway:
         self._observer = observer
         self._read_only = False
         self._served: dict[str, tuple[str | None, float]] = {}
+        self._posts = EventPosts(lambda event: self.create(EVENTS, event))
         self._warnings = WarningEvents(lambda namespace: self.list(EVENTS, namespace, fields="type=Warning"))
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Post the events that still wait, and close the connections."""
+        await self._posts.close(CLOSING_SECONDS)
         await self._client.close()
 
     def close_for_writing(self) -> None:
@@ -192,6 +197,10 @@ class Gateway:
         path = resource.path(manifest["metadata"]["namespace"])
         query = {"fieldManager": names.MANAGER, "dryRun": "All" if dry_run else ""}
         return await self._call("create", "POST", resource, path, body=manifest, query=query)
+
+    def post(self, event: Manifest) -> None:
+        """Post an event when there is time; it is lost where the cluster refuses it."""
+        self._posts.add(event)
 
     async def replace(self, resource: Resource, manifest: Manifest) -> Manifest:
         """Write the whole of an object, if it is still the version that the manifest names.

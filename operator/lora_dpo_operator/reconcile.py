@@ -25,7 +25,7 @@ from lora_dpo_operator.errors import (
     RejectedError,
     UnavailableError,
 )
-from lora_dpo_operator.gateway import EVENTS, Gateway, Manifest
+from lora_dpo_operator.gateway import Gateway, Manifest
 from lora_dpo_operator.objects import ObjectMeta
 from lora_dpo_operator.observe import Memory
 from lora_dpo_operator.observed import Observed, Trouble
@@ -94,9 +94,8 @@ async def tell(gateway: Gateway, observed: Observed, clock: Clock) -> Observed |
     if status.phase != observed.status.phase:
         before = observed.status.phase or "new"
         logger.info("%s/%s: %s -> %s: %s", *observed.key, before, status.phase, status.message)
-    told = enumerate(events.between(observed.status, status, observed.verdict))
-    posts = (_post(gateway, events.build(event, observed.metadata, now, index)) for index, event in told)
-    await asyncio.gather(*posts)
+    for index, event in enumerate(events.between(observed.status, status, observed.verdict)):
+        gateway.post(events.build(event, observed.metadata, now, index))
     metadata = observed.metadata.model_copy(update={"resource_version": written["metadata"].get("resourceVersion")})
     return await _release(gateway, dataclasses.replace(observed, metadata=metadata, status=status), now)
 
@@ -165,11 +164,3 @@ def _status_manifest(observed: Observed, status: LoraDpoJobStatus) -> Manifest:
         "metadata": {"name": metadata.name, "namespace": metadata.namespace, "uid": metadata.uid},
         "status": {key: value for key, value in written.items() if value != []},
     }
-
-
-async def _post(gateway: Gateway, event: Manifest) -> None:
-    """Post an event; the job goes on without it where the cluster refuses (a namespace that is going, a quota)."""
-    try:
-        await gateway.create(EVENTS, event)
-    except GatewayError:
-        return
