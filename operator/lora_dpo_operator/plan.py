@@ -167,7 +167,11 @@ def _train(observed: Observed, blueprint: Blueprint) -> tuple[Action, ...]:
     if found.failed:
         return ()
     ends = _deadlines(observed, durations.seconds(blueprint.spec.run_policy.active_deadline))
-    return (*_suspended(observed, JOBSETS, found), *_lost_config(observed, blueprint), *ends)
+    lost = _lost_config(observed, blueprint)
+    changes = _suspended(observed, JOBSETS, found)
+    resumes = any(isinstance(action, SetSuspend) and not action.suspend for action in changes)
+    # Whatever became of the ConfigMap meanwhile, hosts must not be held waiting for it.
+    return (*(_config(blueprint) if resumes else lost), *changes, *ends)
 
 
 def _deadlines(observed: Observed, active: int) -> Iterator[SetDeadline]:

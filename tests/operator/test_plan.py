@@ -95,7 +95,7 @@ CASES: dict[str, tuple[Observed, list[str]]] = {
     "and the preparation": (observe(SUSPENDED, prepare=PREPARE), ["Suspend Job tiny-prepare"]),
     "resuming lets it go on": (
         observe(status=prepared_status(), jobset=a_jobset(21, suspend=True)),
-        ["Resume JobSet tiny"],
+        ["Create ConfigMap tiny", "Resume JobSet tiny"],
     ),
     "with a queue, suspending is Kueue's": (
         observe(QUEUED, status=prepared_status(), jobset=a_jobset(21, suspend=True, queue="q")),
