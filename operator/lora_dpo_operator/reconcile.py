@@ -1,4 +1,7 @@
-"""One pass over one job: observe, plan, apply, derive, and exactly one status write.
+"""One pass over one job: observe, plan, apply, derive, and one status write.
+
+That a new job is accepted is told while its first objects are made, where nothing else waits: a webhook that hangs does
+not keep its user in the dark, and the second write delays nobody.
 
 Idempotent, and the same whatever caused it: an edit, an event of a child, a restart of the operator, the resync.
 """
@@ -9,8 +12,9 @@ import asyncio
 import dataclasses
 import datetime
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from typing import cast
 
 from lora_dpo_api import wire
 from lora_dpo_api.status import LoraDpoJobStatus
@@ -45,6 +49,7 @@ async def reconcile(
     clock: Clock,
     *,
     new: Manifest | None = None,
+    alone: bool = False,
 ) -> Observed | None:
     """Bring one job a step further.
 
@@ -55,6 +60,7 @@ async def reconcile(
         settings: the operator's.
         clock: the time now.
         new: the job, where a watch has just told of it and no operator has written to it: it is not read again.
+        alone: no other job is being worked on.
 
     Returns:
         What was observed, with its new status; None where the job is gone.
@@ -66,11 +72,13 @@ async def reconcile(
     if observed is None:
         return None
     observed = renewal.renewed(observed)
-    for action in plan.actions(observed, settings) if observed.trouble is None else ():
-        observed = await _perform(gateway, action, observed)
-        if observed.trouble is not None:
-            break
-    return await tell(gateway, observed, clock)
+    actions = plan.actions(observed, settings) if observed.trouble is None else ()
+    if new is None or not alone or not actions:
+        return await tell(gateway, await _act(gateway, actions, observed), clock)
+    told, acted = await _both(tell(gateway, observed, clock), _act(gateway, actions, observed))
+    if told is None:
+        return None
+    return await tell(gateway, dataclasses.replace(acted, metadata=told.metadata, status=told.status), clock)
 
 
 async def tell(gateway: Gateway, observed: Observed, clock: Clock) -> Observed | None:
@@ -104,6 +112,24 @@ async def _release(gateway: Gateway, observed: Observed, now: datetime.datetime)
     """Give back the slice of a job that has failed: after the write, for a slice that is gone would be made again."""
     for action in plan.release(observed, now):
         await gateway.delete(action.resource, observed.metadata.namespace, action.name, uid=action.uid)
+    return observed
+
+
+async def _both[A, B](one: Awaitable[A], other: Awaitable[B]) -> tuple[A, B]:
+    """The results of both, done side by side, once both have ended, whether or not one fails."""
+    found = await asyncio.gather(one, other, return_exceptions=True)
+    for failed in found:
+        if isinstance(failed, BaseException):
+            raise failed
+    return cast(tuple[A, B], found)
+
+
+async def _act(gateway: Gateway, actions: tuple[plan.Action, ...], observed: Observed) -> Observed:
+    """Do one after another, up to one that the cluster refuses."""
+    for action in actions:
+        observed = await _perform(gateway, action, observed)
+        if observed.trouble is not None:
+            break
     return observed
 
 

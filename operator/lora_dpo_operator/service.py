@@ -93,6 +93,7 @@ class Service:
         self._monotonic = monotonic
         self._entries: dict[Key, Entry] = {}
         self._schedule = Schedule()
+        self._at_work = 0
         self._maintenance: tuple[Node, ...] = ()
 
     @property
@@ -304,11 +305,17 @@ class Service:
         memory = dataclasses.replace(entry.memory, maintenance=self._maintenance)
         # A watch may be late: what it shows of a job that was written to since is old.
         new, entry.new = None if entry.written else entry.new, None
+        self._at_work += 1
+        alone = self._at_work == 1
         try:
-            observed = await reconcile.reconcile(self._gateway, key, memory, self.settings, self._clock, new=new)
+            observed = await reconcile.reconcile(
+                self._gateway, key, memory, self.settings, self._clock, new=new, alone=alone
+            )
         except OperatorError as error:
             self._failed(key, entry, error)
             return
+        finally:
+            self._at_work -= 1
         self.instruments.reconciles.labels("ok" if observed else "gone").inc()
         self._keep(key, entry, observed)
 

@@ -45,9 +45,9 @@ def phase_of(observed: Observed, failure: Failure | None) -> JobPhase:
         return JobPhase.SUSPENDED
     if observed.prepared is not None and observed.status.phase in _HAD_A_SLICE:
         return JobPhase.RESTARTING
-    if observed.prepare is None and observed.prepared is None:
+    if observed.prepare is None:
         return JobPhase.PENDING
-    if observed.prepare is not None and observed.prepare.spec.suspend:
+    if observed.prepare.spec.suspend:
         return JobPhase.QUEUED if observed.waits_in_queue else JobPhase.SUSPENDED
     return JobPhase.PREPARING
 

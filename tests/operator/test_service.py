@@ -6,6 +6,7 @@ What counts here is the order of the calls: what is written before something is 
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 import datetime
 import gc
@@ -62,20 +63,24 @@ class Cluster:
     """What the server holds, and what it was asked to change, in order.
 
     Attributes:
-        asked: requests of any kind.
+        asked: requests of any kind, but for the events that are posted when there is time.
         answers: what it answers to a verb and path, in place of what it was sent.
         refuses: status and message with which it answers a verb and path.
+        holds: what it waits for before it answers a verb and path.
         now: the clock of the operator under test.
+        told: a status was written.
     """
 
     held: dict[str, Any]
     calls: list[str] = dataclasses.field(default_factory=list)
     bodies: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     refuses: dict[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
+    holds: dict[str, asyncio.Event] = dataclasses.field(default_factory=dict)
     answers: dict[str, Any] = dataclasses.field(default_factory=dict)
     now: datetime.datetime = dataclasses.field(default_factory=lambda: at(30))
     monotonic: float = 0.0
     asked: int = 0
+    told: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 
     def advance(self, seconds: int) -> None:
         self.now += datetime.timedelta(seconds=seconds)
@@ -87,7 +92,9 @@ class Cluster:
 
     async def answer(self, request: web.Request) -> web.Response:
         call = f"{request.method} {request.path}"
-        self.asked += 1
+        self.asked += request.method == "GET" or request.path != EVENTS
+        if call in self.holds:
+            await self.holds[call].wait()
         if call in self.refuses:
             status, message = self.refuses[call]
             return web.json_response({"message": message}, status=status)
@@ -104,6 +111,7 @@ class Cluster:
 
     def _changed(self, request: web.Request, body: dict[str, Any]) -> dict[str, Any]:
         if request.path == f"{JOB}/status":
+            self.told.set()
             version = {"resourceVersion": f"written-{len(self.calls)}"}
             self.held[JOB] |= {"status": body["status"], "metadata": self.held[JOB]["metadata"] | version}
             return dict(self.held[JOB])
@@ -283,7 +291,7 @@ async def test_a_new_job_is_not_read_again_and_one_that_was_written_to_is(cluste
     cluster.held = {JOB: new, JOBS: [], PODS: [], EVENTS: []}
     cluster.refuses[f"GET {JOB}"] = (500, "etcd is away")
     await service.changed(KEY, new)
-    assert cluster.calls == [f"POST {CONFIG_MAPS}", f"POST {JOBS}", f"PATCH {JOB}/status"]
+    assert cluster.calls[-2:] == [f"POST {JOBS}", f"PATCH {JOB}/status"]
     assert cluster.status.phase is JobPhase.PREPARING
     # What a late watch shows is older than what was written.
     cluster.calls.clear()
@@ -300,7 +308,54 @@ async def test_an_edit_while_a_new_job_is_first_written_to_is_not_taken_for_a_ne
     cluster.refuses[f"GET {JOB}"] = (500, "etcd is away")
     edited = merged(new, {"metadata": {"generation": 2}})
     await asyncio.gather(service.changed(KEY, new), service.changed(KEY, edited))
+    made = collections.Counter([f"POST {CONFIG_MAPS}", f"POST {JOBS}", *2 * [f"PATCH {JOB}/status"]])
+    assert collections.Counter(cluster.calls) == made
+
+
+async def test_that_a_new_job_is_accepted_is_told_while_its_first_objects_are_made(
+    cluster: Cluster, service: Service
+) -> None:
+    new = a_job()
+    cluster.held = {JOB: new, JOBS: [], PODS: [], EVENTS: []}
+    webhook = cluster.holds[f"POST {JOBS}"] = asyncio.Event()
+    looking = asyncio.create_task(service.changed(KEY, new))
+    async with asyncio.timeout(5):
+        await cluster.told.wait()
+    accepted = cluster.status.condition(ConditionType.ACCEPTED)
+    assert accepted is not None
+    assert (accepted.status, accepted.observed_generation) == ("True", 1)
+    assert cluster.status.phase is JobPhase.PENDING
+    webhook.set()
+    await looking
+    assert cluster.status.phase is JobPhase.PREPARING
+    assert [entry.phase for entry in cluster.status.timeline] == [JobPhase.PENDING, JobPhase.PREPARING]
+
+
+async def test_where_many_jobs_are_new_each_status_is_written_once(cluster: Cluster, service: Service) -> None:
+    new, other = a_job(), (NAMESPACE, "other")
+    cluster.held = {JOB: new, JOBS: [], PODS: [], EVENTS: []}
+    answer = cluster.holds[f"GET {JOB.removesuffix(NAME)}other"] = asyncio.Event()
+    looking = asyncio.create_task(service.reconcile(other))
+    await asyncio.sleep(0)
+    await service.changed(KEY, new)
     assert cluster.calls == [f"POST {CONFIG_MAPS}", f"POST {JOBS}", f"PATCH {JOB}/status"]
+    answer.set()
+    await looking
+
+
+async def test_a_new_job_of_which_something_cannot_be_made_is_looked_at_again(
+    cluster: Cluster, service: Service
+) -> None:
+    new = a_job()
+    cluster.held = {JOB: new, JOBS: [], PODS: [], EVENTS: []}
+    cluster.refuses[f"POST {JOBS}"] = (503, "no leader")
+    await service.changed(KEY, new)
+    assert cluster.status.phase is JobPhase.PENDING
+    del cluster.refuses[f"POST {JOBS}"]
+    cluster.advance(2)
+    for key in service.due():
+        await service.take_up(key)
+    assert cluster.status.phase is JobPhase.PREPARING
 
 
 async def test_the_end_of_a_child_is_always_news(cluster: Cluster, service: Service) -> None:
