@@ -59,32 +59,31 @@ async def under_load(kubeconfig: Path, jobs: int, rounds: int, *, beside: bool) 
     peer_singles: list[float] = []
     by_hand: list[float] = []
     async with api.connect(kubeconfig) as door:
+        # A cluster that was kept may have jobs.
+        await burst.clear(door)
         for number in range(rounds):
             if beside:
                 alone = [await peer.at_once(door, 1) for _ in range(SINGLES)]
+                await peer.clear(door)
                 peer_singles.append(statistics.median(one.p50 for one in alone))
+                print(f"round {number + 1}, Kubeflow alone: {1000 * peer_singles[-1]:.0f} ms", flush=True)
+            async with burst.watching(door) as seen:
+                for kind in ("single", "single_fresh"):
+                    singles = await burst.one_by_one(door, seen, SINGLES, prepared=kind == "single")
+                    found[kind].append(singles)
+                    print(f"round {number + 1}, {kind}: {1000 * statistics.median(singles):.0f} ms", flush=True)
+            await burst.clear(door)
+            if beside:
                 peers.append(await peer.at_once(door, jobs))
                 await peer.clear(door)
-                print(
-                    f"round {number + 1}, Kubeflow: {peers[-1].per_second:.1f} JobSets/s, p50 {peers[-1].p50:.2f} s, "
-                    f"p99 {peers[-1].percentile(0.99):.2f} s; alone {1000 * peer_singles[-1]:.0f} ms",
-                    flush=True,
-                )
-            for prepared in (True, False):
-                kind = "prepared" if prepared else "fresh"
+                _print_burst(number, "Kubeflow", peers[-1])
+            for kind in ("prepared", "fresh"):
                 async with burst.watching(door) as seen:
-                    singles = await burst.one_by_one(door, seen, SINGLES, prepared=prepared)
-                    made = await burst.at_once(door, seen, jobs, prepared=prepared)
-                if prepared:
+                    found[kind].append(await burst.at_once(door, seen, jobs, prepared=kind == "prepared"))
+                if kind == "prepared":
                     by_hand.append(await burst.by_hand(door, jobs))
                 await burst.clear(door)
-                found["single" if prepared else "single_fresh"].append(singles)
-                found[kind].append(made)
-                print(
-                    f"round {number + 1}, {kind}: {made.per_second:.1f} jobs/s, p50 {made.p50:.2f} s, "
-                    f"p99 {made.percentile(0.99):.2f} s; alone {1000 * statistics.median(singles):.0f} ms",
-                    flush=True,
-                )
+                _print_burst(number, kind, found[kind][-1])
         own = await rest.own(door)
     ours = _ours(found) | {
         "by_hand_per_second": statistics.median(by_hand),
@@ -105,11 +104,18 @@ async def under_load(kubeconfig: Path, jobs: int, rounds: int, *, beside: bool) 
     } | ours
 
 
+def _print_burst(number: int, kind: str, made: Burst) -> None:
+    print(
+        f"round {number + 1}, {kind}: {made.per_second:.1f} jobs/s, p50 {made.p50:.2f} s, "
+        f"p99 {made.percentile(0.99):.2f} s",
+        flush=True,
+    )
+
+
 def _ours(found: Mapping[str, list[Any]]) -> dict[str, float]:
     prepared_bursts, fresh_bursts = found["prepared"], found["fresh"]
     return {
-        "jobsets_per_second": statistics.median(made.jobsets_per_second for made in prepared_bursts),
-        "prepared_per_second": statistics.median(made.per_second for made in prepared_bursts),
+        "jobsets_per_second": statistics.median(made.per_second for made in prepared_bursts),
         "prepared_p50_seconds": statistics.median(made.p50 for made in prepared_bursts),
         "prepared_p99_seconds": statistics.median(made.percentile(0.99) for made in prepared_bursts),
         "fresh_per_second": statistics.median(made.per_second for made in fresh_bursts),

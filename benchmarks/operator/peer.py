@@ -90,7 +90,7 @@ async def at_once(api: Api, count: int) -> Burst:
         watch.cancel()
     took = max(seen.values()) - min(sent.values())
     latencies = tuple(sorted(seen[name] - sent[name] for name in wanted))
-    return Burst(per_second=count / took, jobsets_per_second=count / took, latencies=latencies)
+    return Burst(per_second=count / took, latencies=latencies)
 
 
 async def clear(api: Api) -> None:
