@@ -149,7 +149,7 @@ async def by_hand(api: Api, count: int) -> float:
 
 
 async def one_by_one(api: Api, seen: Seen, count: int, *, prepared: bool) -> tuple[float, ...]:
-    """Seconds of so many jobs, each sent when the one before is done."""
+    """Seconds of so many jobs, each sent a second after the one before is done."""
     rounds = []
     for _ in range(count):
         # Else each runs beside what controllers still do for the one before.

@@ -286,12 +286,23 @@ async def test_what_is_to_be_done_for_a_child_is_done_after_a_look(suspended: Cl
     assert f"PATCH {JOBSET}" in suspended.calls
 
 
-async def test_a_new_job_is_not_read_again_and_one_that_was_written_to_is(cluster: Cluster, service: Service) -> None:
+ONCE_MADE = collections.Counter([f"POST {CONFIG_MAPS}", f"POST {JOBS}", *2 * [f"PATCH {JOB}/status"]])
+"""What a new job is written for: that it is accepted is told while its first objects are made."""
+
+
+def only_new(cluster: Cluster) -> dict[str, Any]:
+    """A job that nobody has looked at, all that there is."""
     new = a_job()
     cluster.held = {JOB: new, JOBS: [], PODS: [], EVENTS: []}
+    return new
+
+
+async def test_a_new_job_is_not_read_again_and_one_that_was_written_to_is(cluster: Cluster, service: Service) -> None:
+    new = only_new(cluster)
     cluster.refuses[f"GET {JOB}"] = (500, "etcd is away")
     await service.changed(KEY, new)
-    assert cluster.calls[-2:] == [f"POST {JOBS}", f"PATCH {JOB}/status"]
+    assert collections.Counter(cluster.calls) == ONCE_MADE
+    assert cluster.calls[-1] == f"PATCH {JOB}/status"
     assert cluster.status.phase is JobPhase.PREPARING
     # What a late watch shows is older than what was written.
     cluster.calls.clear()
@@ -303,20 +314,17 @@ async def test_a_new_job_is_not_read_again_and_one_that_was_written_to_is(cluste
 async def test_an_edit_while_a_new_job_is_first_written_to_is_not_taken_for_a_new_job(
     cluster: Cluster, service: Service
 ) -> None:
-    new = a_job()
-    cluster.held = {JOB: new, JOBS: [], PODS: [], EVENTS: []}
+    new = only_new(cluster)
     cluster.refuses[f"GET {JOB}"] = (500, "etcd is away")
     edited = merged(new, {"metadata": {"generation": 2}})
     await asyncio.gather(service.changed(KEY, new), service.changed(KEY, edited))
-    made = collections.Counter([f"POST {CONFIG_MAPS}", f"POST {JOBS}", *2 * [f"PATCH {JOB}/status"]])
-    assert collections.Counter(cluster.calls) == made
+    assert collections.Counter(cluster.calls) == ONCE_MADE
 
 
 async def test_that_a_new_job_is_accepted_is_told_while_its_first_objects_are_made(
     cluster: Cluster, service: Service
 ) -> None:
-    new = a_job()
-    cluster.held = {JOB: new, JOBS: [], PODS: [], EVENTS: []}
+    new = only_new(cluster)
     webhook = cluster.holds[f"POST {JOBS}"] = asyncio.Event()
     looking = asyncio.create_task(service.changed(KEY, new))
     async with asyncio.timeout(5):
@@ -332,8 +340,7 @@ async def test_that_a_new_job_is_accepted_is_told_while_its_first_objects_are_ma
 
 
 async def test_where_many_jobs_are_new_each_status_is_written_once(cluster: Cluster, service: Service) -> None:
-    new, other = a_job(), (NAMESPACE, "other")
-    cluster.held = {JOB: new, JOBS: [], PODS: [], EVENTS: []}
+    new, other = only_new(cluster), (NAMESPACE, "other")
     answer = cluster.holds[f"GET {JOB.removesuffix(NAME)}other"] = asyncio.Event()
     looking = asyncio.create_task(service.reconcile(other))
     await asyncio.sleep(0)
@@ -346,8 +353,7 @@ async def test_where_many_jobs_are_new_each_status_is_written_once(cluster: Clus
 async def test_a_new_job_of_which_something_cannot_be_made_is_looked_at_again(
     cluster: Cluster, service: Service
 ) -> None:
-    new = a_job()
-    cluster.held = {JOB: new, JOBS: [], PODS: [], EVENTS: []}
+    new = only_new(cluster)
     cluster.refuses[f"POST {JOBS}"] = (503, "no leader")
     await service.changed(KEY, new)
     assert cluster.status.phase is JobPhase.PENDING
