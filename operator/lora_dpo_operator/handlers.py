@@ -64,7 +64,7 @@ async def job_changed(
     """A LoraDpoJob is new, has changed, is gone, or was there when the operator started."""
     service, key = _service(memo), (namespace or "", name)
     if event["type"] == "DELETED":
-        service.forget(key=key)
+        service.forget([key])
     else:
         await service.changed(key, dict(body))
 

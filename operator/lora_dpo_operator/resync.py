@@ -79,12 +79,13 @@ class Resync:
         """Read all jobs; reconcile those that are not finished, forget those that are gone."""
         settings = self._service.settings
         self._next_listing = time.monotonic() + settings.resync_seconds
-        known: set[Key] = set()
+        # Not those that are made meanwhile: what is listed is as old as its first page.
+        gone = self._service.keys()
         try:
             for namespace in settings.namespaces or (None,):
                 async for raw in self._service.gateway.each(LORA_DPO_JOBS, namespace):
                     key = (raw["metadata"]["namespace"], raw["metadata"]["name"])
-                    known.add(key)
+                    gone.discard(key)
                     if self._service.note(raw):
                         self._start("reconcile", key, self._service.reconcile(key))
             self._service.announce(await self._maintenance())
@@ -92,7 +93,7 @@ class Resync:
             self._next_listing = time.monotonic() + settings.recheck_seconds
             logger.warning("Listing the jobs failed, will be tried again: %s", error)
             return
-        self._service.forget(known)
+        self._service.forget(gone)
         self._service.instruments.last_resync.set_to_current_time()
         self._listed = True
 

@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from lora_dpo_api.protocol import Phase
@@ -178,12 +178,15 @@ class Service:
         """Remember the nodes whose maintenance is announced; each job sees its own at its next reconcile."""
         self._maintenance = nodes
 
-    def forget(self, known: set[Key] | None = None, key: Key | None = None) -> None:
-        """Forget a job that is gone, or all but the known ones."""
-        gone = {key} if key is not None else set(self._entries) - (known or set())
-        for job in gone:
-            if job in self._entries and not self._entries[job].lock.locked():
-                self._drop(job)
+    def keys(self) -> set[Key]:
+        """Every job that is known."""
+        return set(self._entries)
+
+    def forget(self, keys: Iterable[Key]) -> None:
+        """Forget jobs that are gone, but for those that are being worked on: that will find out by itself."""
+        for key in keys:
+            if key in self._entries and not self._entries[key].lock.locked():
+                self._drop(key)
 
     async def hear(self, key: Key, raw: dict[str, Any], *, gone: bool) -> None:
         """Bring a job a step further because of a child or pod, unless that has been seen like this already.

@@ -8,11 +8,13 @@ from typing import Any, cast
 
 import aiohttp
 
+from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
 from lora_dpo_operator import resync
+from lora_dpo_operator.gateway import Gateway
 from lora_dpo_operator.metrics import Instruments, Key
 from lora_dpo_operator.service import Service
 
-from .builders import SETTINGS, at
+from .builders import SETTINGS, a_job, at, merged, wire
 
 
 class Waiting:
@@ -49,7 +51,10 @@ class Waiting:
     def polls(self) -> list[Key]:
         return []
 
-    def forget(self, known: set[Key]) -> None: ...
+    def keys(self) -> set[Key]:
+        return set()
+
+    def forget(self, keys: set[Key]) -> None: ...
 
     def announce(self, nodes: object) -> None: ...
 
@@ -69,3 +74,42 @@ async def test_a_thousand_jobs_that_wait_are_looked_at_a_few_at_a_time_those_tha
     assert len(held.looked) <= resync.LOOKS_A_SECOND * (took + 1) + 1
     assert took >= 0.4
     assert held.looked == [("team-a", f"job-{number}") for number in range(len(held.looked))]
+
+
+class Listing:
+    """A cluster whose jobs take a while to list, and where another one is made and seen meanwhile."""
+
+    def __init__(self, *jobs: Any) -> None:
+        self.jobs = jobs
+        self.meanwhile: Any = None
+        self.service: Service | None = None
+
+    async def each(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
+        for job in self.jobs:
+            yield job
+        if self.service is not None and self.meanwhile is not None:
+            self.service.note(self.meanwhile)
+
+    async def list(self, *_: Any, **__: Any) -> list[Any]:
+        return []
+
+
+async def test_a_job_that_is_made_while_all_are_listed_is_not_forgotten_and_one_that_is_gone_is() -> None:
+    there, made, gone = (finished(name) for name in ("there", "made", "gone"))
+    cluster = Listing(there)
+    service = Service(cast(Gateway, cluster), SETTINGS, Instruments(), clock=lambda: at(0))
+    cluster.service, cluster.meanwhile = service, made
+    service.note(gone)
+    async with aiohttp.ClientSession() as session:
+        turning = resync.Resync(service, session, lambda: at(0))
+        loop = asyncio.create_task(turning.run())
+        while not turning.ready() and not loop.done():
+            await asyncio.sleep(0.01)
+        loop.cancel()
+        await asyncio.gather(loop, return_exceptions=True)
+    assert {name for _, name in service.snapshot()} == {"there", "made"}
+
+
+def finished(name: str) -> dict[str, Any]:
+    status = wire(LoraDpoJobStatus(phase=JobPhase.SUCCEEDED, observed_generation=1))
+    return merged(a_job(name=name), {"metadata": {"uid": name}, "status": status})
