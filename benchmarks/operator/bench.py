@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import collections
 import json
 import statistics
 import time
@@ -15,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.operator import api, burst, peer, rest, running, scrape
+from benchmarks.operator import api, burst, peer, rest, running, scrape, usage
 from benchmarks.operator.burst import Burst
+from benchmarks.operator.usage import Usage
 from ldj import install
 from ldj.kubectl import Kubectl
 from lora_dpo_localcluster import clusters
@@ -27,6 +29,12 @@ ROOT = Path(__file__).resolve().parents[2]
 REPORT = ROOT / "build" / "reports" / "bench-operator.json"
 RESYNC_SECONDS = 20.0
 SINGLES = 20
+_KEYS = {
+    "prepared": ("jobsets_per_second", "single_p50_ms"),
+    "fresh": ("fresh_per_second", "single_fresh_p50_ms"),
+    "kubeflow": ("kubeflow_jobsets_per_second", "kubeflow_single_p50_ms"),
+}
+"""Of jobs in a burst, and of one alone."""
 
 
 def prepared_cluster(name: str) -> tuple[Cluster, Kubectl]:
@@ -54,9 +62,8 @@ def scale(kubectl: Kubectl, replicas: int, *settings: str) -> None:
 
 async def under_load(kubeconfig: Path, jobs: int, rounds: int, *, beside: bool) -> dict[str, Any]:
     """Bursts and single jobs, prepared ones and fresh ones in turn, and those of the peer where it is there."""
-    found: dict[str, list[Any]] = {"prepared": [], "fresh": [], "single": [], "single_fresh": []}
-    peers: list[Burst] = []
-    peer_singles: list[float] = []
+    bursts: dict[str, list[tuple[Burst, Usage]]] = collections.defaultdict(list)
+    singles: dict[str, list[float]] = collections.defaultdict(list)
     by_hand: list[float] = []
     async with api.connect(kubeconfig) as door:
         # A cluster that was kept may have jobs.
@@ -65,64 +72,81 @@ async def under_load(kubeconfig: Path, jobs: int, rounds: int, *, beside: bool) 
             if beside:
                 alone = [await peer.at_once(door, 1) for _ in range(SINGLES)]
                 await peer.clear(door)
-                peer_singles.append(statistics.median(one.p50 for one in alone))
-                print(f"round {number + 1}, Kubeflow alone: {1000 * peer_singles[-1]:.0f} ms", flush=True)
+                singles["kubeflow"].append(_alone(number, "kubeflow", [one.p50 for one in alone]))
             async with burst.watching(door) as seen:
-                for kind in ("single", "single_fresh"):
-                    singles = await burst.one_by_one(door, seen, SINGLES, prepared=kind == "single")
-                    found[kind].append(singles)
-                    print(f"round {number + 1}, {kind}: {1000 * statistics.median(singles):.0f} ms", flush=True)
+                for kind in ("prepared", "fresh"):
+                    latencies = await burst.one_by_one(door, seen, SINGLES, prepared=kind == "prepared")
+                    singles[kind].append(_alone(number, kind, latencies))
             await burst.clear(door)
             if beside:
-                peers.append(await peer.at_once(door, jobs))
+                async with usage.measured(door) as used:
+                    made = await peer.at_once(door, jobs)
+                bursts["kubeflow"].append(_told(number, "kubeflow", made, used))
                 await peer.clear(door)
-                _print_burst(number, "Kubeflow", peers[-1])
             for kind in ("prepared", "fresh"):
-                async with burst.watching(door) as seen:
-                    found[kind].append(await burst.at_once(door, seen, jobs, prepared=kind == "prepared"))
+                wanted = await burst.named(door, jobs, prepared=kind == "prepared")
+                await burst.settled(door)
+                async with burst.watching(door) as seen, usage.measured(door) as used:
+                    made = await burst.at_once(door, seen, wanted, prepared=kind == "prepared")
+                bursts[kind].append(_told(number, kind, made, used))
                 if kind == "prepared":
+                    await burst.settled(door)
                     by_hand.append(await burst.by_hand(door, jobs))
+                    await burst.clear(door, (f"{burst.JOBSETS}?labelSelector={burst.BY_HAND}",))
                 await burst.clear(door)
-                _print_burst(number, kind, found[kind][-1])
-        own = await rest.own(door)
-    ours = _ours(found) | {
-        "by_hand_per_second": statistics.median(by_hand),
-        "rss_mb_after_bursts": own["process_resident_memory_bytes"] / 1e6,
-    }
-    if not beside:
-        return {"jobs": jobs, "rounds": rounds} | ours
-    theirs = statistics.median(made.per_second for made in peers)
-    single = 1000 * statistics.median(peer_singles)
+        own = await usage.operator(door)
     return {
         "jobs": jobs,
         "rounds": rounds,
-        "kubeflow_jobsets_per_second": theirs,
-        "kubeflow_p99_seconds": statistics.median(made.percentile(0.99) for made in peers),
-        "kubeflow_single_p50_ms": single,
-        "ratio_kubeflow_burst": ours["jobsets_per_second"] / theirs,
-        "ratio_kubeflow_single": ours["single_p50_ms"] / single,
-    } | ours
+        **_summary(bursts, singles),
+        "by_hand_per_second": statistics.median(by_hand),
+        "rss_mb_after_bursts": own["process_resident_memory_bytes"] / 1e6,
+    }
 
 
-def _print_burst(number: int, kind: str, made: Burst) -> None:
+def _alone(number: int, kind: str, latencies: Sequence[float]) -> float:
+    """Milliseconds of a job alone, told."""
+    p50 = 1000 * statistics.median(latencies)
+    print(f"round {number + 1}, {kind} alone: {p50:.0f} ms", flush=True)
+    return p50
+
+
+def _told(number: int, kind: str, made: Burst, used: Usage) -> tuple[Burst, Usage]:
     print(
         f"round {number + 1}, {kind}: {made.per_second:.1f} jobs/s, p50 {made.p50:.2f} s, "
-        f"p99 {made.percentile(0.99):.2f} s",
+        f"p99 {made.percentile(0.99):.2f} s; a job takes {_ms(made, used.api_server):.1f} ms of the API server's "
+        f"processor time, {_ms(made, used.operator):.1f} ms of the operator's",
         flush=True,
     )
+    return made, used
 
 
-def _ours(found: Mapping[str, list[Any]]) -> dict[str, float]:
-    prepared_bursts, fresh_bursts = found["prepared"], found["fresh"]
-    return {
-        "jobsets_per_second": statistics.median(made.per_second for made in prepared_bursts),
-        "prepared_p50_seconds": statistics.median(made.p50 for made in prepared_bursts),
-        "prepared_p99_seconds": statistics.median(made.percentile(0.99) for made in prepared_bursts),
-        "fresh_per_second": statistics.median(made.per_second for made in fresh_bursts),
-        "fresh_p99_seconds": statistics.median(made.percentile(0.99) for made in fresh_bursts),
-        "single_p50_ms": 1000 * statistics.median(statistics.median(one) for one in found["single"]),
-        "single_fresh_p50_ms": 1000 * statistics.median(statistics.median(one) for one in found["single_fresh"]),
-    }
+def _ms(made: Burst, seconds: float) -> float:
+    return 1000 * seconds / len(made.latencies)
+
+
+def _summary(
+    bursts: Mapping[str, Sequence[tuple[Burst, Usage]]], singles: Mapping[str, Sequence[float]]
+) -> dict[str, float]:
+    """Medians over the rounds."""
+    found: dict[str, float] = {}
+    for kind, (rate, alone) in _KEYS.items():
+        if kind in bursts:
+            made = bursts[kind]
+            found |= {
+                rate: statistics.median(one.per_second for one, _ in made),
+                alone: statistics.median(singles[kind]),
+                f"{kind}_p50_seconds": statistics.median(one.p50 for one, _ in made),
+                f"{kind}_p99_seconds": statistics.median(one.percentile(0.99) for one, _ in made),
+                f"{kind}_api_server_ms": statistics.median(_ms(one, used.api_server) for one, used in made),
+                f"{kind}_operator_ms": statistics.median(_ms(one, used.operator) for one, used in made),
+            }
+    if "kubeflow" in bursts:
+        # Of its jobs, ours has nothing to do.
+        del found["kubeflow_operator_ms"]
+        found["ratio_kubeflow_burst"] = found["jobsets_per_second"] / found["kubeflow_jobsets_per_second"]
+        found["ratio_kubeflow_single"] = found["single_p50_ms"] / found["kubeflow_single_p50_ms"]
+    return found
 
 
 async def while_running(cluster: SourceCluster, jobs: int) -> dict[str, Any]:

@@ -12,12 +12,12 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
-import re
 import statistics
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 
+from benchmarks.operator import usage
 from benchmarks.operator.api import Api, Object, each
 from lora_dpo_api.wire import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from lora_dpo_operator import names
@@ -25,15 +25,17 @@ from lora_dpo_operator import names
 NAMESPACE = "bench"
 JOBS = f"/apis/{GROUP}/{VERSION}/namespaces/{NAMESPACE}/{PLURAL}"
 OURS = f"?labelSelector={names.MANAGED_BY_LABEL}%3D{names.MANAGER}"
+JOBSETS = f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{NAMESPACE}/jobsets"
+BY_HAND = "by-hand"
+"""Label of the JobSets that the benchmark makes itself."""
 WATCHED = {
-    "jobset": f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{NAMESPACE}/jobsets{OURS}",
+    "jobset": f"{JOBSETS}{OURS}",
     "prepare": f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs{OURS}",
     "config": f"/api/v1/namespaces/{NAMESPACE}/configmaps{OURS}",
 }
 TIMEOUT = 600.0
 AT_REST = 0.25
 """Of a core: an API server of which nobody wants anything uses less."""
-_CPU = re.compile(r"^process_cpu_seconds_total (\S+)$", re.MULTILINE)
 PREPARED = {
     "digest": "0123456789abcdef",
     "trainPairs": 1000,
@@ -103,24 +105,29 @@ async def watching(api: Api) -> AsyncIterator[Seen]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def at_once(api: Api, seen: Seen, count: int, *, prepared: bool) -> Burst:
-    """Send so many jobs, and wait until all are done."""
+async def named(api: Api, count: int, *, prepared: bool) -> list[str]:
+    """Names for so many jobs; prepared ones are made, and only to be handed over."""
     run = uuid.uuid4().hex[:6]
     wanted = [f"b{run}-{number:05d}" for number in range(count)]
+    if prepared:
+        await each(wanted, lambda name: prepare(api, job(name)))
+    return wanted
+
+
+async def at_once(api: Api, seen: Seen, wanted: Sequence[str], *, prepared: bool) -> Burst:
+    """Send jobs, and wait until all are done."""
     sent: dict[str, float] = {}
 
     async def one(name: str) -> None:
         sent[name] = time.perf_counter()
         await (hand_over(api, name) if prepared else api.send("POST", JOBS, job(name)))
 
-    if prepared:
-        await each(wanted, lambda name: prepare(api, job(name)))
     await each(wanted, one)
     parts = ("jobset", "config", "accepted 2") if prepared else ("prepare", "config", "accepted 1")
     await _all(seen, wanted, parts)
     done = {name: max(seen.times[name, part] for part in parts) for name in wanted}
     return Burst(
-        per_second=count / (max(done.values()) - min(sent.values())),
+        per_second=len(wanted) / (max(done.values()) - min(sent.values())),
         latencies=tuple(sorted(done[name] - sent[name] for name in wanted)),
     )
 
@@ -133,19 +140,16 @@ async def by_hand(api: Api, count: int) -> float:
         count: how many.
     """
     found = await api.send("GET", f"{WATCHED['jobset']}&limit=1")
-    pattern, run = found["items"][0], uuid.uuid4().hex[:6]
-    path, labels = WATCHED["jobset"].partition("?")[0], {"by-hand": run}
+    spec, run = found["items"][0]["spec"], uuid.uuid4().hex[:6]
 
     async def one(number: int) -> None:
-        metadata = {"name": f"b{run}-{number:05d}", "labels": labels}
-        kind = {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet"}
-        await api.send("POST", path, kind | {"metadata": metadata, "spec": pattern["spec"]})
+        metadata = {"name": f"b{run}-{number:05d}", "labels": {BY_HAND: "true"}}
+        made = {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "metadata": metadata, "spec": spec}
+        await api.send("POST", JOBSETS, made)
 
     began = time.perf_counter()
     await each(range(count), one)
-    took = time.perf_counter() - began
-    await clear(api, (f"{path}?labelSelector=by-hand%3D{run}",))
-    return count / took
+    return count / (time.perf_counter() - began)
 
 
 async def one_by_one(api: Api, seen: Seen, count: int, *, prepared: bool) -> tuple[float, ...]:
@@ -154,7 +158,8 @@ async def one_by_one(api: Api, seen: Seen, count: int, *, prepared: bool) -> tup
     for _ in range(count):
         # Else each runs beside what controllers still do for the one before.
         await asyncio.sleep(1)
-        rounds.append(await at_once(api, seen, 1, prepared=prepared))
+        wanted = await named(api, 1, prepared=prepared)
+        rounds.append(await at_once(api, seen, wanted, prepared=prepared))
     return tuple(itertools.chain.from_iterable(found.latencies for found in rounds))
 
 
@@ -180,17 +185,22 @@ async def clear(api: Api, paths: Sequence[str] = (JOBS, *WATCHED.values())) -> N
     deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
         left = [await api.send("GET", path + ("&" if "?" in path else "?") + "limit=1") for path in paths]
-        if not any(found["items"] for found in left) and await _busy(api) < AT_REST:
+        if not any(found["items"] for found in left):
+            await settled(api)
             return
         await asyncio.sleep(1)
-    raise RuntimeError(f"what was made at {paths[0]} does not go, or the cluster does not come to rest")
+    raise RuntimeError(f"what was made at {paths[0]} does not go")
 
 
-async def _busy(api: Api) -> float:
-    """Of a core, what the API server uses: the controllers go on for a while after what they care for is gone."""
-    before = float(_CPU.findall(await api.text("/metrics"))[0])
-    await asyncio.sleep(2)
-    return (float(_CPU.findall(await api.text("/metrics"))[0]) - before) / 2
+async def settled(api: Api) -> None:
+    """Wait until the cluster is at rest: controllers go on for a while after what they care for is made or gone."""
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        before = await usage.api_server(api)
+        await asyncio.sleep(2)
+        if await usage.api_server(api) - before < 2 * AT_REST:
+            return
+    raise RuntimeError("the cluster does not come to rest")
 
 
 def job(name: str) -> Object:

@@ -21,7 +21,6 @@ from lora_dpo_localcluster.tools import KUBEFLOW_TRAINER
 NAMESPACE = "kubeflow-system"
 RUNTIME = "jax-distributed"
 JOBS = f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{burst.NAMESPACE}/trainjobs"
-JOBSETS = f"/apis/jobset.x-k8s.io/v1alpha2/namespaces/{burst.NAMESPACE}/jobsets"
 _NAME = "kubeflow-trainer-controller-manager"
 _BASES = ("crds", "rbac", "manager", "webhook")
 _ANYWHERE = ("CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding")
@@ -77,7 +76,7 @@ async def at_once(api: Api, count: int) -> Burst:
         sent[name] = time.perf_counter()
         await api.send("POST", JOBS, _job(name))
 
-    watch = asyncio.create_task(api.watch(JOBSETS, see))
+    watch = asyncio.create_task(api.watch(burst.JOBSETS, see))
     await asyncio.sleep(1)
     try:
         await each(sorted(wanted), one)
@@ -95,7 +94,7 @@ async def at_once(api: Api, count: int) -> Burst:
 
 async def clear(api: Api) -> None:
     """Delete every TrainJob, and wait until nothing of them is left."""
-    await burst.clear(api, (JOBS, JOBSETS))
+    await burst.clear(api, (JOBS, burst.JOBSETS))
 
 
 def _job(name: str) -> Object:

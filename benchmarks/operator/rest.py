@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import re
 import time
 
-from benchmarks.operator import burst
+from benchmarks.operator import burst, usage
 from benchmarks.operator.api import Api, each
 
-SERVICE = "/api/v1/namespaces/lora-dpo-system/services/lora-dpo-operator:http/proxy/metrics"
 RESYNCS = 3
 SCRAPE_SECONDS = 15
 """As often as a Prometheus asks; each answer tells of all jobs, and costs more than all else that is done at rest."""
-_SAMPLE = re.compile(r"^loradpo_operator_(\w+(?:\{(?:phase|result)=[^}]*\})?) (\S+)$", re.MULTILINE)
-"""Of the operator itself: those of single jobs have more labels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,20 +51,15 @@ async def observe(api: Api, resync_seconds: float) -> Rest:
     found: dict[str, float] = {}
     while not found.get("last_resync_timestamp_seconds"):
         await asyncio.sleep(1)
-        found = await own(api)
+        found = await usage.operator(api)
     start = found["last_resync_timestamp_seconds"] - found["process_start_time_seconds"]
     peak = found["process_resident_memory_bytes"]
     # Kopf's own first look at every job is work of the start too.
     await asyncio.sleep(resync_seconds)
-    before, began = await own(api), time.monotonic()
+    before, began = await usage.operator(api), time.monotonic()
     while time.monotonic() - began < RESYNCS * resync_seconds:
         await asyncio.sleep(SCRAPE_SECONDS)
-        found = await own(api)
+        found = await usage.operator(api)
         peak = max(peak, found["process_resident_memory_bytes"])
-    used = found["process_cpu_seconds_total"] - before["process_cpu_seconds_total"]
+    used = found[usage.CPU] - before[usage.CPU]
     return Rest(peak_rss_mb=peak / 1e6, cpu_percent=100 * used / (time.monotonic() - began), start_seconds=start)
-
-
-async def own(api: Api) -> dict[str, float]:
-    """The operator's own numbers; empty while it does not answer."""
-    return {name: float(value) for name, value in _SAMPLE.findall(await api.text(SERVICE))}

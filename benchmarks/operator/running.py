@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from benchmarks.operator import burst, rest
+from benchmarks.operator import burst, usage
 from benchmarks.operator.api import Api, Object, each
 from lora_dpo_api import yaml12
 from lora_dpo_localcluster import controllers
@@ -74,20 +74,19 @@ async def measure(api: Api, count: int) -> Running:
         await burst.hand_over(api, name)
 
     await each((f"b{run}-{number:05d}" for number in range(count)), one)
-    while (await rest.own(api)).get('jobs{phase="Running"}', 0) < count:
+    while (await usage.operator(api)).get('jobs{phase="Running"}', 0) < count:
         if time.monotonic() - began > TIMEOUT:
-            raise RuntimeError(f"of {count} jobs not all run: {await rest.own(api)}")
+            raise RuntimeError(f"of {count} jobs not all run: {await usage.operator(api)}")
         await asyncio.sleep(2)
     took = time.monotonic() - began
     # The first reading of each job follows at once; the rhythm of the budget comes after that.
     await asyncio.sleep(60)
-    before, at = await rest.own(api), time.monotonic()
+    before, at = await usage.operator(api), time.monotonic()
     await asyncio.sleep(MEASURED_SECONDS)
-    after, lasted = await rest.own(api), time.monotonic() - at
+    after, lasted = await usage.operator(api), time.monotonic() - at
     pulls = 'progress_pulls_total{result="read"}'
-    cpu = "process_cpu_seconds_total"
     return Running(
-        cpu_percent=100 * (after[cpu] - before[cpu]) / lasted,
+        cpu_percent=100 * (after[usage.CPU] - before[usage.CPU]) / lasted,
         pulls_per_second=(after[pulls] - before[pulls]) / lasted,
         rss_mb=after["process_resident_memory_bytes"] / 1e6,
         until_running=took,
