@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 _HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
+_NUMBERS = {"inf": "+Inf", "-inf": "-Inf", "nan": "NaN"}
 
 
 def text(registry: CollectorRegistry) -> bytes:
@@ -55,4 +56,4 @@ def _labels(labels: Mapping[str, str]) -> str:
 
 def _number(value: float) -> str:
     number = repr(float(value))
-    return {"inf": "+Inf", "-inf": "-Inf", "nan": "NaN"}.get(number, number)
+    return _NUMBERS.get(number, number)
