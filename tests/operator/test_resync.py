@@ -83,6 +83,7 @@ class Listing:
         self.jobs = jobs
         self.meanwhile: Any = None
         self.service: Service | None = None
+        self.listed = asyncio.Event()
 
     async def each(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
         for job in self.jobs:
@@ -91,6 +92,7 @@ class Listing:
             self.service.note(self.meanwhile)
 
     async def list(self, *_: Any, **__: Any) -> list[Any]:
+        self.listed.set()
         return []
 
 
@@ -103,10 +105,10 @@ async def test_a_job_that_is_made_while_all_are_listed_is_not_forgotten_and_one_
     async with aiohttp.ClientSession() as session:
         turning = resync.Resync(service, session, lambda: at(0))
         loop = asyncio.create_task(turning.run())
-        while not turning.ready() and not loop.done():
-            await asyncio.sleep(0.01)
+        await cluster.listed.wait()
         loop.cancel()
         await asyncio.gather(loop, return_exceptions=True)
+    assert turning.ready()
     assert {name for _, name in service.snapshot()} == {"there", "made"}
 
 
