@@ -28,4 +28,8 @@ def expiry_of(raw: dict[str, Any], status: LoraDpoJobStatus) -> datetime.datetim
 def _expiry(status: LoraDpoJobStatus, ttl: str | None) -> datetime.datetime | None:
     if ttl is None or status.phase is None or not status.phase.finished or status.completion_time is None:
         return None
-    return status.completion_time + datetime.timedelta(seconds=durations.seconds(ttl))
+    try:
+        return status.completion_time + datetime.timedelta(seconds=durations.seconds(ttl))
+    except OverflowError:
+        # Somebody has written a time near the end of the calendar.
+        return None

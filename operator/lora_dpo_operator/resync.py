@@ -17,7 +17,7 @@ import aiohttp
 from lora_dpo_api.protocol import ProgressReport
 from lora_dpo_operator import progress
 from lora_dpo_operator.errors import ForbiddenError, GatewayError
-from lora_dpo_operator.gateway import LORA_DPO_JOBS, NODES
+from lora_dpo_operator.gateway import LORA_DPO_JOBS, NODES, Manifest
 from lora_dpo_operator.metrics import Key
 from lora_dpo_operator.nodes import MAINTENANCE_LABEL, Node
 from lora_dpo_operator.objects import items
@@ -86,7 +86,7 @@ class Resync:
                 async for raw in self._service.gateway.each(LORA_DPO_JOBS, namespace):
                     key = (raw["metadata"]["namespace"], raw["metadata"]["name"])
                     gone.discard(key)
-                    if self._service.note(raw):
+                    if self._to_do(key, raw):
                         self._start("reconcile", key, self._service.reconcile(key))
             self._service.announce(await self._maintenance())
         except GatewayError as error:
@@ -96,6 +96,14 @@ class Resync:
         self._service.forget(gone)
         self._service.instruments.last_resync.set_to_current_time()
         self._listed = True
+
+    def _to_do(self, key: Key, raw: Manifest) -> bool:
+        """Whether there may be something to do for a job."""
+        try:
+            return self._service.note(raw)
+        except Exception as error:
+            self._bug("reading", key, error)
+            return False
 
     async def _maintenance(self) -> tuple[Node, ...]:
         """Nodes whose maintenance is announced; none where the operator may see no nodes."""
@@ -108,7 +116,7 @@ class Resync:
         return await progress.pull(self._session, target, self._clock())
 
     def _start(self, what: str, key: Key, work: Coroutine[Any, Any, None]) -> None:
-        """Run in the background; one job's bug is logged, and must not stop the others."""
+        """Run in the background."""
         if (what, key) in self._tasks:
             work.close()
             return
@@ -123,5 +131,9 @@ class Resync:
     def _ended(self, what: str, key: Key, task: asyncio.Task[None]) -> None:
         del self._tasks[what, key]
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._service.instruments.reconciles.labels("error").inc()
-            logger.error("%s/%s: %s failed", *key, what, exc_info=error)
+            self._bug(what, key, error)
+
+    def _bug(self, what: str, key: Key, error: BaseException) -> None:
+        """Log what one job has met; it must not stop the others."""
+        self._service.instruments.reconciles.labels("error").inc()
+        logger.error("%s/%s: %s failed", *key, what, exc_info=error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from typing import Any
 
 import pytest
@@ -220,12 +221,14 @@ def test_an_edit_that_slipped_past_admission_is_said_and_not_followed() -> None:
 
 
 TTL = {"runPolicy": {"ttlAfterFinished": "10m"}}
+LATEST = datetime.datetime.max.replace(tzinfo=datetime.UTC)
 LIVES: dict[str, tuple[Observed, int | None]] = {
     "without a time it stays": (observe(status=failed()), None),
     "with one, from its end on": (observe(a_job(TTL), status=failed()), 700),
     "also a good one": (observe(a_job(TTL), status=failed(phase=JobPhase.SUCCEEDED)), 700),
     "not while it runs": (observe(a_job(TTL), status=failed(phase=JobPhase.RUNNING, completion_time=None)), None),
     "not while it is tried again": (observe(asked(spec=TTL), status=failed()), None),
+    "never, where the calendar ends": (observe(a_job(TTL), status=failed(completion_time=LATEST)), None),
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import aiohttp
+import pytest
 
 from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
 from lora_dpo_operator import resync
@@ -96,20 +97,41 @@ class Listing:
         return []
 
 
-async def test_a_job_that_is_made_while_all_are_listed_is_not_forgotten_and_one_that_is_gone_is() -> None:
-    there, made, gone = (finished(name) for name in ("there", "made", "gone"))
-    cluster = Listing(there)
-    service = Service(cast(Gateway, cluster), SETTINGS, Instruments(), clock=lambda: at(0))
-    cluster.service, cluster.meanwhile = service, made
-    service.note(gone)
+async def listed(cluster: Listing, service: Service) -> resync.Resync:
+    """The loop after its first listing."""
     async with aiohttp.ClientSession() as session:
         turning = resync.Resync(service, session, lambda: at(0))
         loop = asyncio.create_task(turning.run())
-        await cluster.listed.wait()
+        read = asyncio.create_task(cluster.listed.wait())
+        await asyncio.wait((loop, read), return_when=asyncio.FIRST_COMPLETED)
+        assert not loop.done(), loop.exception()
         loop.cancel()
         await asyncio.gather(loop, return_exceptions=True)
-    assert turning.ready()
+    return turning
+
+
+def serving(cluster: Listing) -> Service:
+    return Service(cast(Gateway, cluster), SETTINGS, Instruments(), clock=lambda: at(0))
+
+
+async def test_a_job_that_is_made_while_all_are_listed_is_not_forgotten_and_one_that_is_gone_is() -> None:
+    there, made, gone = (finished(name) for name in ("there", "made", "gone"))
+    cluster = Listing(there)
+    service = serving(cluster)
+    cluster.service, cluster.meanwhile = service, made
+    service.note(gone)
+    assert (await listed(cluster, service)).ready()
     assert {name for _, name in service.snapshot()} == {"there", "made"}
+
+
+async def test_a_job_that_cannot_be_read_keeps_no_other_from_being_read(caplog: pytest.LogCaptureFixture) -> None:
+    odd = merged(finished("odd"), {"metadata": {"labels": "none"}})
+    cluster = Listing(finished("one"), odd, finished("other"))
+    service = serving(cluster)
+    assert (await listed(cluster, service)).ready()
+    assert {name for _, name in service.snapshot()} == {"one", "other"}
+    assert "odd" in caplog.text
+    assert service.instruments.reconciles.labels("error")._value.get() == 1
 
 
 def finished(name: str) -> dict[str, Any]:
