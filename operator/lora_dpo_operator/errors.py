@@ -9,7 +9,7 @@
     │   ├── ConflictError        409: it exists already, another field manager owns it, or another uid
     │   ├── RejectedError        400, 422: it will be refused every time
     │   ├── ForbiddenError       401, 403
-    │   └── UnavailableError     429, 5xx, a broken connection, no answer in time: worth another try
+    │   └── UnavailableError     429, 5xx, a broken connection, no answer in time or none that is one: worth another try
     │       └── OldDefinitionError   LoraDpoJob's definition has no place for what the status says
     ├── TrialError               the job of `helm test` did not succeed
     └── ProgressError            rank 0 did not answer, or not with a progress report

@@ -319,8 +319,7 @@ class Gateway:
         self._tell(verb, resource, status)
         if not 200 <= status < 300:
             raise error_of(verb, what, status, text)
-        answer: Manifest = json.loads(text)
-        return answer
+        return _object(verb, what, status, text)
 
     async def _send(
         self, method: str, path: str, body: Manifest | None, query: dict[str, str], content: str
@@ -341,6 +340,17 @@ class Gateway:
     def _tell(self, verb: str, resource: Resource, status: int) -> None:
         if self._observer:
             self._observer(verb, resource.plural, status)
+
+
+def _object(verb: str, what: str, status: int, text: bytes) -> Manifest:
+    """What the API server answers with: an object. What is none comes from a proxy before it."""
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise UnavailableError(verb, what, status, f"answered with something else than an object: {text[:200]!r}")
+    return answer
 
 
 def error_of(verb: str, what: str, status: int, text: bytes) -> GatewayError:

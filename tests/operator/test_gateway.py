@@ -176,6 +176,16 @@ async def test_an_answer_that_is_no_json_is_quoted(server: Server, gateway: Gate
         await gateway.get(JOBS, "team-a", "x")
 
 
+@pytest.mark.parametrize("text", ["<h1>Log in</h1>", "", "[]"])
+async def test_a_success_that_is_no_object_is_not_the_api_servers(server: Server, gateway: Gateway, text: str) -> None:
+    async def portal(_: web.Request) -> web.Response:
+        return web.Response(text=text)
+
+    server.answer = portal
+    with pytest.raises(UnavailableError, match="answered with something else than an object"):
+        await gateway.get(JOBS, "team-a", "x")
+
+
 async def test_no_answer_in_time_is_worth_another_try(server: Server, gateway: Gateway, calls: list[Any]) -> None:
     never = asyncio.Event()
 
