@@ -16,6 +16,7 @@ from typer.cli import get_docs_for_click
 
 from ldj.main import app
 from lora_dpo_api import crd, immutability, wire
+from lora_dpo_api.protocol import LARGEST_COUNT
 
 ROOT = Path(__file__).resolve().parent.parent
 FIELDS = ROOT / "docs" / "reference" / "loradpojob.md"
@@ -91,6 +92,8 @@ def _type(field: dict[str, Any]) -> str:
     if "enum" in field:
         return " \\| ".join(f"`{value}`" for value in field["enum"])
     low, high = field.get("minimum"), field.get("maximum")
+    # Not worth a word to those who read.
+    high = None if high == LARGEST_COUNT else high
     bounds = [
         *([f"{'>' if field.get('exclusiveMinimum') else '≥'} {low:g}"] if low is not None else []),
         *([f"{'<' if field.get('exclusiveMaximum') else '≤'} {high:g}"] if high is not None else []),

@@ -29,6 +29,8 @@ TERMINATION_LOG = "/dev/termination-log"
 TERMINATION_MESSAGE_LIMIT = 4096
 STATUS_LIMIT = 64 * 1024
 CURVE_POINTS = 32
+CLOCK_SKEW = datetime.timedelta(minutes=5)
+"""By how much the clocks of two machines may differ."""
 
 
 class ExitCode(enum.IntEnum):
@@ -99,6 +101,9 @@ def _finite(value: float) -> float:
 
 
 Finite = Annotated[float, AfterValidator(_finite)]
+LARGEST_COUNT = 2**53 - 1
+"""The largest whole number that every reader of JSON holds exactly."""
+Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 ShortText = Annotated[str, Field(max_length=1024)]
 Name = Annotated[str, Field(max_length=64)]
 
@@ -148,15 +153,15 @@ class Metrics(Message):
     grad_norm: Finite | None = None
     tokens_per_second: Finite | None = None
     mfu: Finite | None = None
-    parameter_count: int | None = None
-    trainable_parameter_count: int | None = None
+    parameter_count: Count | None = None
+    trainable_parameter_count: Count | None = None
     fraction_trainable: Finite | None = None
 
 
 class CurvePoint(Message):
     """One thinned point of the training curve."""
 
-    step: int = Field(ge=0)
+    step: Count
     loss: Finite | None = None
     reward_margin: Finite | None = None
     accuracy: Finite | None = None
@@ -172,7 +177,7 @@ class Advice(Message):
 class Checkpoint(Message):
     """The newest complete checkpoint."""
 
-    step: int = Field(ge=0)
+    step: Count
     time: AwareDatetime
     path: Annotated[str, Field(max_length=1024)]
 
@@ -182,16 +187,16 @@ class ProgressReport(Message):
 
     schema_version: Literal[1] = 1
     run_id: Annotated[str, Field(max_length=256)]
-    attempt: int = Field(ge=0, default=0)
+    attempt: Count = 0
     state: TrainerState
     state_since: AwareDatetime
     updated_at: AwareDatetime
-    step: int = Field(ge=0)
+    step: Count
     """Steps completed."""
-    total_steps: int = Field(ge=0)
+    total_steps: Count
     epoch: Finite | None = None
     eta_seconds: Finite | None = None
-    resumed_from_step: int | None = Field(ge=0, default=None)
+    resumed_from_step: Count | None = None
     """The step of the checkpoint this attempt started from; absent for a fresh start."""
     metrics: Metrics = Metrics()
     non_finite: Annotated[list[Name], Field(max_length=32)] = []
@@ -200,20 +205,26 @@ class ProgressReport(Message):
     last_checkpoint: Checkpoint | None = None
     advice: Annotated[list[Advice], Field(max_length=16)] = []
 
+    def is_from_the_future(self, now: datetime.datetime) -> bool:
+        """Whether a time in it is further ahead than clocks differ: what is told later would seem older."""
+        times = [self.updated_at, self.state_since]
+        times += [self.last_checkpoint.time] if self.last_checkpoint else []
+        return max(times) - now > CLOCK_SKEW
+
 
 class PreparedReport(Message):
     """What `prepare` found out; becomes `status.prepared`."""
 
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")]
     """Content key of the prepared rows; the slice refuses to run on any other."""
-    train_pairs: int = Field(ge=0)
-    validation_pairs: int = Field(ge=0)
-    dropped_pairs: int = Field(ge=0, default=0)
-    total_steps: int = Field(ge=0)
-    tokens: int = Field(ge=0)
+    train_pairs: Count
+    validation_pairs: Count
+    dropped_pairs: Count = 0
+    total_steps: Count
+    tokens: Count
     """Real tokens in the training rows, each shared prompt counted once."""
     pad_fraction: Finite = 0.0
-    longest_pair: int = Field(ge=0, default=0)
+    longest_pair: Count = 0
 
 
 class Artifact(Message):
@@ -222,7 +233,7 @@ class Artifact(Message):
     kind: Name
     """`peft`, `mergedHf`."""
     path: Annotated[str, Field(max_length=1024)]
-    step: int | None = Field(ge=0, default=None)
+    step: Count | None = None
 
 
 class TerminationReport(Message):

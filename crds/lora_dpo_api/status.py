@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from lora_dpo_api.protocol import CURVE_POINTS, Advice, Artifact, Checkpoint, CurvePoint, Metrics, PreparedReport
+from lora_dpo_api.protocol import CURVE_POINTS, Advice, Artifact, Checkpoint, Count, CurvePoint, Metrics, PreparedReport
 
 TIMELINE_LIMIT = 64
 """Phases remembered: the first ones are dropped when a job restarts very often."""
@@ -19,7 +19,6 @@ CRASHES_LIMIT = 8
 Text = Annotated[str, Field(max_length=1024)]
 ShortName = Annotated[str, Field(max_length=64)]
 ObjectName = Annotated[str, Field(max_length=253)]
-Count = Annotated[int, Field(ge=0)]
 
 
 class StatusPart(BaseModel):

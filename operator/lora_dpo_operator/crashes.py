@@ -59,7 +59,9 @@ def unseen(observed: Observed) -> int:
         return 0
     since = (end.finished_at - report.updated_at).total_seconds() if end.finished_at else 0.0
     seconds = max(since, observed.settings.progress_seconds)
-    return math.ceil(seconds * (report.total_steps - report.step) / report.eta_seconds)
+    # Of what is left no more than all of it, whatever rank 0 says.
+    share = min(1.0, max(0.0, seconds / report.eta_seconds))
+    return math.ceil(share * (report.total_steps - report.step))
 
 
 def furthest(crashes: Sequence[Crash]) -> int:

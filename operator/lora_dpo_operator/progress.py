@@ -17,8 +17,6 @@ from lora_dpo_operator.errors import ProgressError
 from lora_dpo_operator.observed import Poll
 
 TIMEOUT_SECONDS = 2.0
-CLOCK_SKEW = datetime.timedelta(minutes=5)
-"""A report from further in the future is not believed: it would hide all later ones."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,7 +118,7 @@ def parse(body: bytes, target: Target, now: datetime.datetime) -> ProgressReport
         raise ProgressError(f"its report is of the run {report.run_id!r}, not of {target.run_id!r}")
     if report.attempt != target.attempt:
         raise ProgressError(f"its report is of attempt {report.attempt}, not of {target.attempt}")
-    if report.updated_at > now + CLOCK_SKEW:
+    if report.is_from_the_future(now):
         raise ProgressError("its report is from the future; check the clocks of the nodes")
     return report
 

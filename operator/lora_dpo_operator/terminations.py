@@ -12,7 +12,7 @@ import datetime
 from pydantic import ValidationError
 
 from lora_dpo_api.protocol import ExitCode, Phase, TerminationReport, TrainerState
-from lora_dpo_operator.pods import Pod
+from lora_dpo_operator.pods import Pod, Terminated
 
 _COLLATERAL = (134, 143)
 """SIGABRT is how JAX ends a host whose peer is gone; SIGTERM came from outside."""
@@ -90,7 +90,7 @@ def of_pod(pod: Pod) -> Termination | None:
     phase, disrupted = pod.phase, pod.disrupted
     if phase is None or (ended is None and disrupted is None):
         return None
-    report = _report(ended.message, phase, ended.exit_code) if ended else None
+    report = _report(ended, phase) if ended else None
     return Termination(
         pod=pod.metadata.name,
         uid=pod.metadata.uid,
@@ -120,9 +120,13 @@ def first_failure(terminations: tuple[Termination, ...]) -> Termination | None:
     return min(failed, key=lambda end: (end.collateral, end.finished_at or late, not end.leader), default=None)
 
 
-def _report(message: str, phase: Phase, exit_code: int) -> TerminationReport | None:
+def _report(ended: Terminated, phase: Phase) -> TerminationReport | None:
     try:
-        report = TerminationReport.model_validate_json(message)
+        report = TerminationReport.model_validate_json(ended.message)
     except ValidationError:
         return None
-    return report if report.phase is phase and report.exit_code == exit_code else None
+    if report.phase is not phase or report.exit_code != ended.exit_code:
+        return None
+    # Times of the same node: the kubelet's, and the trainer's.
+    future = report.progress and ended.finished_at and report.progress.is_from_the_future(ended.finished_at)
+    return report.model_copy(update={"progress": None}) if future else report

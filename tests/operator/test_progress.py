@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from lora_dpo_api.protocol import STATUS_LIMIT
+from lora_dpo_api.protocol import STATUS_LIMIT, Checkpoint
 from lora_dpo_operator import progress
 from lora_dpo_operator.errors import ProgressError
 from lora_dpo_operator.observed import Poll
@@ -67,10 +68,14 @@ async def test_a_report_is_read(endpoint: Endpoint, session: aiohttp.ClientSessi
     assert endpoint.asked == ["/status"]
 
 
+LATEST = datetime.datetime.max.replace(tzinfo=datetime.UTC)
 LIES: dict[str, tuple[dict[str, Any], str]] = {
     "another run's": ({"run_id": "team-b/other"}, "of the run 'team-b/other'"),
     "another attempt's": ({"attempt": 3}, "of attempt 3, not of 0"),
     "the future's": ({"updated_at": at(100_000)}, "from the future"),
+    "with a state that begins in the future": ({"state_since": LATEST}, "from the future"),
+    "with a checkpoint of the future": ({"last_checkpoint": Checkpoint(step=1, time=LATEST, path="x")}, "the future"),
+    "of more steps than can be counted": ({"step": 10**30}, "not valid: .*less than"),
 }
 
 

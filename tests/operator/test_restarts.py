@@ -72,7 +72,11 @@ def test_steps_that_nobody_saw_before_a_crash_are_no_progress() -> None:
     assert not crashes.in_a_loop([crash(0, 9, 8), crash(1, 9, 8), crash(2, 9, 9)], unseen=9)
 
 
-@pytest.mark.parametrize(("eta_seconds", "loop"), [(12.0, True), (120.0, False)], ids=["quick steps", "slow steps"])
+@pytest.mark.parametrize(
+    ("eta_seconds", "loop"),
+    [(12.0, True), (120.0, False), (5e-324, True)],
+    ids=["quick steps", "slow steps", "steps that take no time"],
+)
 def test_a_loop_of_crashes_that_leave_no_report_is_seen_whenever_they_were_polled(
     eta_seconds: float, loop: bool
 ) -> None:

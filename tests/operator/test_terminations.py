@@ -5,7 +5,7 @@ import pytest
 from lora_dpo_api.protocol import Phase
 from lora_dpo_operator.terminations import TEXT_LIMIT, first_failure, of_pod
 
-from .builders import a_pod, prepare_report, train_report
+from .builders import a_pod, prepare_report, progress, train_report
 
 
 def test_a_running_pod_has_no_end() -> None:
@@ -34,6 +34,16 @@ def test_what_is_not_this_containers_report_is_only_text(message: str) -> None:
     assert end is not None
     assert end.report is None
     assert end.text == message
+
+
+@pytest.mark.parametrize(("updated", "kept"), [(5, True), (100, True), (100_000, False)])
+def test_progress_from_the_future_is_left_out_of_a_report(updated: int, kept: bool) -> None:
+    message = train_report(exit_code=70, progress=progress(updated=updated, since=1))
+    end = of_pod(a_pod(Phase.TRAIN, ended=(5, 70), message=message))
+    assert end is not None
+    assert end.report is not None
+    assert end.report.reason == message.reason
+    assert (end.report.progress is not None) is kept
 
 
 def test_the_last_words_are_bounded() -> None:
