@@ -208,3 +208,8 @@ class EventView(KubeModel):
 def items[M: KubeModel](model: type[M], raw: list[dict[str, Any]]) -> tuple[M, ...]:
     """Parse a list."""
     return tuple(model.model_validate(item) for item in raw)
+
+
+def count_of(text: str | None) -> int:
+    """What a label or annotation counts; 0 where it holds something else, for anybody may write there."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else 0

@@ -15,7 +15,7 @@ from lora_dpo_api.protocol import Phase, PreparedReport, ProgressReport
 from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
 from lora_dpo_operator import names
 from lora_dpo_operator.nodes import Node
-from lora_dpo_operator.objects import EventView, Job, JobSet, condition_true
+from lora_dpo_operator.objects import EventView, Job, JobSet, condition_true, count_of
 from lora_dpo_operator.placement import Placement
 from lora_dpo_operator.pods import Pod
 from lora_dpo_operator.reasons import FailureClass
@@ -250,9 +250,7 @@ class Observed:
     def restarted_before(self) -> tuple[int, int]:
         """Restarts after crashes, and free ones, of JobSets that someone deleted before the present one was made."""
         found = self.jobset.metadata.annotations if self.jobset else {}
-        said = (found.get(name, "") for name in (names.RESTARTS_ANNOTATION, names.PREEMPTIONS_ANNOTATION))
-        crashed, taken = (int(count) if count.isdecimal() else 0 for count in said)
-        return crashed, taken
+        return count_of(found.get(names.RESTARTS_ANNOTATION)), count_of(found.get(names.PREEMPTIONS_ANNOTATION))
 
     @property
     def trained(self) -> bool:

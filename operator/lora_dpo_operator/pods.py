@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, Field
 
 from lora_dpo_api.protocol import Phase
 from lora_dpo_operator import names
-from lora_dpo_operator.objects import ConditionView, KubeModel, ObjectMeta, condition_true
+from lora_dpo_operator.objects import ConditionView, KubeModel, ObjectMeta, condition_true, count_of
 
 
 class Waiting(KubeModel):
@@ -109,17 +109,17 @@ class Pod(KubeModel):
     @property
     def attempt(self) -> int:
         """Restart attempt of its JobSet; 0 for the other phases."""
-        return _number(self.metadata.labels.get(names.RESTART_ATTEMPT))
+        return count_of(self.metadata.labels.get(names.RESTART_ATTEMPT))
 
     @property
     def slice_index(self) -> int:
         """Which slice it belongs to."""
-        return _number(self.metadata.labels.get(names.JOB_INDEX))
+        return count_of(self.metadata.labels.get(names.JOB_INDEX))
 
     @property
     def host_index(self) -> int:
         """Which host of its slice it is."""
-        return _number(
+        return count_of(
             self.metadata.labels.get(names.COMPLETION_INDEX) or self.metadata.annotations.get(names.COMPLETION_INDEX)
         )
 
@@ -175,7 +175,3 @@ class Pod(KubeModel):
     def alive(self) -> bool:
         """Whether its trainer runs now."""
         return bool(self.trainer and self.trainer.state.running) and self.metadata.deletion_timestamp is None
-
-
-def _number(text: str | None) -> int:
-    return int(text) if text and text.isdigit() else 0

@@ -237,7 +237,8 @@ def test_a_jobset_that_is_made_again_has_only_the_restarts_that_are_left(allowed
     assert manifest["spec"]["failurePolicy"]["maxRestarts"] == left
 
 
-def test_a_count_that_somebody_wrote_over_is_none() -> None:
+@pytest.mark.parametrize("written", ["many", "-1", "\N{SUPERSCRIPT TWO}", "9" * 5000], ids=len)
+def test_a_count_that_somebody_wrote_over_is_none(written: str) -> None:
     _, manifest = made_again()
-    manifest["metadata"]["annotations"][names.RESTARTS_ANNOTATION] = "many"
+    manifest["metadata"]["annotations"][names.RESTARTS_ANNOTATION] = written
     assert derive.status(running(jobset=JobSet.model_validate(manifest)), at(100)).restarts == 0
