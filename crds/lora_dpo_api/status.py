@@ -202,7 +202,7 @@ class LoraDpoJobStatus(StatusPart):
     """Steps done."""
     total_steps: Count | None = None
     """Steps in all."""
-    progress: Annotated[str, Field(max_length=32)] | None = None
+    progress: Annotated[str, Field(max_length=40)] | None = None
     """step/totalSteps, for the printer column."""
     epoch: float | None = None
     """Passes over the data done."""

@@ -88,7 +88,11 @@ def rounded(value: float) -> float:
     """A number to 4 significant digits."""
     if value == 0 or not math.isfinite(value):
         return value
-    return round(value, DIGITS - 1 - math.floor(math.log10(abs(value))))
+    try:
+        return round(value, DIGITS - 1 - math.floor(math.log10(abs(value))))
+    except OverflowError:
+        # Above it there is no number to round up to.
+        return value
 
 
 def newest(times: Sequence[datetime.datetime | None]) -> datetime.datetime | None:
