@@ -245,7 +245,7 @@ class TerminationReport(Message):
     schema_version: Literal[1] = 1
     phase: Phase
     exit_code: int
-    reason: Name
+    reason: Annotated[str, Field(min_length=1, max_length=64)]
     message: ShortText
     hint: ShortText | None = None
     prepared: PreparedReport | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 from typing import Any
 
 from hypothesis import given, settings
@@ -26,7 +27,6 @@ from .builders import (
     condition,
     observe,
     prepared_status,
-    train_report,
     wire,
 )
 
@@ -57,29 +57,45 @@ reports = models(
     curve=points,
     last_checkpoint=st.none() | models(Checkpoint, step=counts, time=times, path=st.just("gs://bucket/run")),
 )
-ends = st.none() | st.sampled_from((0, 42, 70, 139))
+words = st.just("") | st.text(max_size=64)
+ends = st.sampled_from((None, 0, 42, 70, 139))
 phases = st.sampled_from((JobPhase.INITIALIZING, JobPhase.RUNNING, JobPhase.RESTARTING))
 
 
 @settings(deadline=None, max_examples=300)
-@given(polled=st.none() | reports, left=st.none() | reports, end=ends, phase=phases, attempt=st.integers(0, 2))
+@given(
+    polled=st.none() | reports,
+    left=st.none() | reports,
+    end=ends,
+    said=st.tuples(words, words, words),
+    phase=phases,
+    attempt=st.integers(0, 2),
+    given_up=st.booleans(),
+)
 def test_whatever_is_said_the_status_can_be_written(
     polled: ProgressReport | None,
     left: ProgressReport | None,
     end: int | None,
+    said: tuple[str, str, str],
     phase: JobPhase,
     attempt: int,
+    given_up: bool,
 ) -> None:
-    said = (
-        train_report(end, "InternalError", message="boom", progress=left) if end is not None and left else "no report"
+    message = json.dumps(
+        {
+            "phase": "train",
+            "exitCode": end,
+            "progress": wire(left) if left else None,
+            **dict(zip(("reason", "message", "hint"), said, strict=True)),
+        }
     )
     over = None if end is None else (60, end)
-    pod = a_pod(Phase.TRAIN, 30, attempt=attempt, running=None if over else 35, ended=over, message=said)
+    pod = a_pod(Phase.TRAIN, 30, attempt=attempt, running=None if over else 35, ended=over, message=message)
     seen = observe(
         a_job({"runPolicy": {"ttlAfterFinished": "10m"}}),
         status=prepared_status(phase=phase),
         prepare=a_batch_job(Phase.PREPARE, 1, condition("Complete", 20)),
-        jobset=a_jobset(21, restarts=attempt),
+        jobset=a_jobset(21, *([condition("Failed", 65)] if given_up else []), restarts=attempt),
         pods=(pod,),
         report=polled,
     )

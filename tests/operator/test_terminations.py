@@ -26,8 +26,9 @@ def test_a_report_is_parsed() -> None:
         '{"phase": "train"}',
         prepare_report().to_json(),
         train_report(exit_code=0).to_json(),
+        train_report(exit_code=139).to_json().replace('"Trained"', '""'),
     ],
-    ids=["text", "incomplete", "another phase's", "another exit code's"],
+    ids=["text", "incomplete", "another phase's", "another exit code's", "without a reason"],
 )
 def test_what_is_not_this_containers_report_is_only_text(message: str) -> None:
     end = of_pod(a_pod(Phase.TRAIN, ended=(5, 139), message=message))
