@@ -17,6 +17,8 @@ from lora_dpo_operator.terminations import of_pod
 from lora_dpo_operator.workloads import Workload
 
 START = datetime.datetime(2026, 1, 1, 12, 0, 0, tzinfo=datetime.UTC)
+LATEST = datetime.datetime.max.replace(tzinfo=datetime.UTC)
+"""Where the calendar ends."""
 UID = "11111111-2222-3333-4444-555555555555"
 NAME = "tiny"
 NAMESPACE = "team-a"

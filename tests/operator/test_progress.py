@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import datetime
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,7 +18,7 @@ from lora_dpo_operator.errors import ProgressError
 from lora_dpo_operator.observed import Poll
 from lora_dpo_operator.progress import Budget, Target
 
-from .builders import at
+from .builders import LATEST, at
 from .builders import progress as a_report
 
 NOW = at(100)
@@ -68,7 +67,6 @@ async def test_a_report_is_read(endpoint: Endpoint, session: aiohttp.ClientSessi
     assert endpoint.asked == ["/status"]
 
 
-LATEST = datetime.datetime.max.replace(tzinfo=datetime.UTC)
 LIES: dict[str, tuple[dict[str, Any], str]] = {
     "another run's": ({"run_id": "team-b/other"}, "of the run 'team-b/other'"),
     "another attempt's": ({"attempt": 3}, "of attempt 3, not of 0"),

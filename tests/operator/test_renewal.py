@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from lora_dpo_operator import accept, derive, lifetime, plan, renewal
 from lora_dpo_operator.observed import Accepted, Observed
 
 from .builders import (
+    LATEST,
     NAME,
     SETTINGS,
     UID,
@@ -221,7 +221,6 @@ def test_an_edit_that_slipped_past_admission_is_said_and_not_followed() -> None:
 
 
 TTL = {"runPolicy": {"ttlAfterFinished": "10m"}}
-LATEST = datetime.datetime.max.replace(tzinfo=datetime.UTC)
 LIVES: dict[str, tuple[Observed, int | None]] = {
     "without a time it stays": (observe(status=failed()), None),
     "with one, from its end on": (observe(a_job(TTL), status=failed()), 700),

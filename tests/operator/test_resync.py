@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ import pytest
 from lora_dpo_api.status import JobPhase, LoraDpoJobStatus
 from lora_dpo_operator import resync
 from lora_dpo_operator.gateway import Gateway
-from lora_dpo_operator.metrics import Instruments, Key
+from lora_dpo_operator.metrics import PREFIX, Instruments, Key
 from lora_dpo_operator.service import Service
 
 from .builders import SETTINGS, a_job, at, merged, wire
@@ -60,17 +61,24 @@ class Waiting:
     def announce(self, nodes: object) -> None: ...
 
 
-async def test_a_thousand_jobs_that_wait_are_looked_at_a_few_at_a_time_those_that_wait_longest_first() -> None:
-    held = Waiting()
+@contextlib.asynccontextmanager
+async def turning(service: Service, until: asyncio.Event) -> AsyncIterator[resync.Resync]:
+    """The loop, which turns from before something happens until the end of the block."""
     async with aiohttp.ClientSession() as session:
-        loop = asyncio.create_task(resync.Resync(cast(Service, held), session, lambda: at(0)).run())
-        began = asyncio.get_running_loop().time()
-        enough = asyncio.create_task(held.enough.wait())
-        await asyncio.wait((loop, enough), return_when=asyncio.FIRST_COMPLETED)
-        assert enough.done(), loop.exception()
-        took = asyncio.get_running_loop().time() - began
+        made = resync.Resync(service, session, lambda: at(0))
+        loop, happened = asyncio.create_task(made.run()), asyncio.create_task(until.wait())
+        await asyncio.wait((loop, happened), return_when=asyncio.FIRST_COMPLETED)
+        assert happened.done(), loop.exception()
+        yield made
         loop.cancel()
         await asyncio.gather(loop, return_exceptions=True)
+
+
+async def test_a_thousand_jobs_that_wait_are_looked_at_a_few_at_a_time_those_that_wait_longest_first() -> None:
+    held = Waiting()
+    began = asyncio.get_running_loop().time()
+    async with turning(cast(Service, held), held.enough):
+        took = asyncio.get_running_loop().time() - began
     # A second's worth at once, then as they come.
     assert len(held.looked) <= resync.LOOKS_A_SECOND * (took + 1) + 1
     assert took >= 0.4
@@ -97,19 +105,6 @@ class Listing:
         return []
 
 
-async def listed(cluster: Listing, service: Service) -> resync.Resync:
-    """The loop after its first listing."""
-    async with aiohttp.ClientSession() as session:
-        turning = resync.Resync(service, session, lambda: at(0))
-        loop = asyncio.create_task(turning.run())
-        read = asyncio.create_task(cluster.listed.wait())
-        await asyncio.wait((loop, read), return_when=asyncio.FIRST_COMPLETED)
-        assert not loop.done(), loop.exception()
-        loop.cancel()
-        await asyncio.gather(loop, return_exceptions=True)
-    return turning
-
-
 def serving(cluster: Listing) -> Service:
     return Service(cast(Gateway, cluster), SETTINGS, Instruments(), clock=lambda: at(0))
 
@@ -120,7 +115,8 @@ async def test_a_job_that_is_made_while_all_are_listed_is_not_forgotten_and_one_
     service = serving(cluster)
     cluster.service, cluster.meanwhile = service, made
     service.note(gone)
-    assert (await listed(cluster, service)).ready()
+    async with turning(service, cluster.listed) as loop:
+        assert loop.ready()
     assert {name for _, name in service.snapshot()} == {"there", "made"}
 
 
@@ -128,10 +124,12 @@ async def test_a_job_that_cannot_be_read_keeps_no_other_from_being_read(caplog: 
     odd = merged(finished("odd"), {"metadata": {"labels": "none"}})
     cluster = Listing(finished("one"), odd, finished("other"))
     service = serving(cluster)
-    assert (await listed(cluster, service)).ready()
+    async with turning(service, cluster.listed) as loop:
+        assert loop.ready()
     assert {name for _, name in service.snapshot()} == {"one", "other"}
     assert "odd" in caplog.text
-    assert service.instruments.reconciles.labels("error")._value.get() == 1
+    failed = service.instruments.registry.get_sample_value(f"{PREFIX}_reconciles_total", {"result": "error"})
+    assert failed == 1
 
 
 def finished(name: str) -> dict[str, Any]:
